@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public `tvm.transform` passes: each works on a plain module of TVM's own importers."""
+
+from __future__ import annotations
+
+from decnn_tvm.passes.bind_weights import BindWeights
+from decnn_tvm.passes.lift_weights import LiftWeights
+
+__all__ = ["BindWeights", "LiftWeights"]

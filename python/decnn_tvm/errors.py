@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error that decnn_tvm raises on purpose.
+
+::
+
+    DecnnError
+    ├── ModelError        the network: no such file, not ONNX, unsupported operator, shape or opset
+    ├── DecoupleError     a decoupling that was asked for can't be had
+    ├── PartitionError    the network can't be split as asked (workers, groups, shares)
+    ├── CompileError      no code for a layer or a target
+    ├── PackageError      a damaged, foreign or mismatching package
+    ├── InputError        a sample of the wrong shape, dtype or content
+    └── ClusterError      workers: unreachable, refused, died
+        └── ClusterTimeout    a wait that ran out
+
+A message names the object, what was expected, what came, and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class DecnnError(Exception):
+    """Root of all errors of this package."""
+
+
+class ModelError(DecnnError):
+    """The network can't be read, or holds something that isn't supported."""
+
+
+class DecoupleError(DecnnError):
+    """A decoupling that was asked for can't be had on this network."""
+
+
+class PartitionError(DecnnError):
+    """The network can't be split over devices as asked."""
+
+
+class CompileError(DecnnError):
+    """No code can be generated for a layer or a target."""
+
+
+class PackageError(DecnnError):
+    """A package is damaged, foreign, or does not fit this machine or version."""
+
+
+class InputError(DecnnError):
+    """A sample has the wrong name, shape, dtype or content."""
+
+
+class ClusterError(DecnnError):
+    """A worker is unreachable, refused, or died."""
+
+
+class ClusterTimeout(ClusterError):
+    """A bounded wait on a worker ran out."""

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package: what `compile` writes and workers load.
+
+::
+
+    manifest.json                      format, versions, plan, targets, a SHA-256 for every file
+    lib/TARGET/groups1.so …            one library per target and number of groups on a device
+    weights/shared.safetensors         weights that every device holds whole
+    weights/group0.safetensors …       canonical (unpacked) weight slices of one channel group
+
+Reading needs NumPy and safetensors alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from decnn_tvm.errors import PackageError
+from decnn_tvm.plan import Indices, Plan, Weight
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+VERSIONED = ("decnn-tvm", "apache-tvm", "apache-tvm-ffi")
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetLibraries:
+    """The libraries of one target.
+
+    Attributes
+    ----------
+    target : dict
+        TVM's target, as JSON.
+    machine : str
+        What `platform.machine()` must say, such as ``x86_64`` or ``aarch64``.
+    features : tuple of str
+        CPU features that the code uses, as in the flags of ``/proc/cpuinfo``.
+    libraries : dict of int to str
+        Number of channel groups to the library's path in the package.
+    """
+
+    target: dict[str, Any]
+    machine: str
+    features: tuple[str, ...]
+    libraries: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The content of ``manifest.json``."""
+
+    plan: Plan
+    targets: dict[str, TargetLibraries]
+    versions: dict[str, str]
+    files: dict[str, str]
+    format: int = FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as JSON data."""
+        targets = {
+            name: {
+                "target": t.target,
+                "machine": t.machine,
+                "features": list(t.features),
+                "libraries": {str(k): path for k, path in t.libraries.items()},
+            }
+            for name, t in self.targets.items()
+        }
+        return {
+            "format": self.format,
+            "versions": self.versions,
+            "targets": targets,
+            "files": self.files,
+            "plan": self.plan.to_json(),
+        }
+
+    @staticmethod
+    def from_json(data: Any) -> Manifest:
+        """Read what `to_json` wrote; raise `PackageError` on anything else."""
+        if not isinstance(data, dict) or "format" not in data:
+            raise PackageError(
+                f"{MANIFEST}: not a decnn-tvm package. Pass a folder that `decnn compile` wrote."
+            )
+        if data["format"] != FORMAT:
+            raise PackageError(
+                f"{MANIFEST}: package format {data['format']}, expected {FORMAT}. "
+                "Compile the package again with this version of decnn-tvm."
+            )
+        try:
+            targets = {
+                name: TargetLibraries(
+                    target=dict(t["target"]),
+                    machine=str(t["machine"]),
+                    features=tuple(t["features"]),
+                    libraries={int(k): str(path) for k, path in t["libraries"].items()},
+                )
+                for name, t in data["targets"].items()
+            }
+            plan = Plan.from_json(data["plan"])
+            versions, files = dict(data["versions"]), dict(data["files"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PackageError(
+                f"{MANIFEST}: damaged ({type(error).__name__}: {error}). Compile the package again."
+            ) from error
+        return Manifest(plan=plan, targets=targets, versions=versions, files=files)
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions that a package depends on."""
+    return {name: metadata.version(name) for name in VERSIONED}
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class Package:
+    """A package on disk.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+
+    Raises
+    ------
+    PackageError
+        The folder, its manifest or a file named there is missing or damaged.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        manifest = self.path / MANIFEST
+        if not manifest.is_file():
+            raise PackageError(
+                f"{self.path}: no {MANIFEST} there, so no decnn-tvm package. "
+                "Pass a folder that `decnn compile` wrote."
+            )
+        try:
+            data = json.loads(manifest.read_text())
+        except (ValueError, OSError) as error:
+            raise PackageError(
+                f"{manifest}: unreadable ({error}). Compile the package again."
+            ) from error
+        self.manifest = Manifest.from_json(data)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in the manifest."""
+        return self.manifest.plan
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file of this package; raise where it has no such file."""
+        path = (self.path / name).resolve()
+        if name not in self.manifest.files or not path.is_relative_to(self.path.resolve()):
+            raise PackageError(f"{self.path}: {name!r} is no file of this package.")
+        return path
+
+    def verify(self, names: Sequence[str] | None = None) -> None:
+        """Check the hashes of the files called `names` (all by default)."""
+        for name in self.manifest.files if names is None else names:
+            path = self.file(name)
+            if not path.is_file():
+                raise PackageError(f"{self.path}: {name} is missing. Copy or compile it again.")
+            if sha256(path) != self.manifest.files[name]:
+                raise PackageError(
+                    f"{self.path}: {name} is damaged (its SHA-256 differs from the "
+                    "manifest's). Copy or compile the package again."
+                )
+
+    def files_for(self, target: str, groups: Indices) -> list[str]:
+        """Return the names of the files that a device with `groups` needs."""
+        names = [self.library(target, len(groups)), weights_file(None)]
+        names += [weights_file(group) for group in groups]
+        return [name for name in names if name in self.manifest.files]
+
+    def library(self, target: str, group_count: int) -> str:
+        """Return the name of the library for `group_count` groups on `target`."""
+        if target not in self.manifest.targets:
+            raise PackageError(
+                f"{self.path}: compiled for {sorted(self.manifest.targets)}, not "
+                f"for {target!r}. Compile it for that target too."
+            )
+        libraries = self.manifest.targets[target].libraries
+        if group_count not in libraries:
+            raise PackageError(
+                f"{self.path}: no library for {group_count} channel groups on a "
+                f"device (there: {sorted(libraries)}). Compile with these shares."
+            )
+        return libraries[group_count]
+
+    def load_weights(self, groups: Indices) -> dict[str, Array]:
+        """Read the weights of a device that owns `groups`, joined in canonical layout."""
+        shared = self._tensors(weights_file(None))
+        slices = [self._tensors(weights_file(group)) for group in sorted(groups)]
+        return {w.name: _join(w, shared, slices) for w in self.plan.weights}
+
+    def _tensors(self, name: str) -> dict[str, Array]:
+        if name not in self.manifest.files:
+            return {}
+        try:
+            tensors: dict[str, Array] = load_file(self.file(name))
+        except (SafetensorError, OSError) as error:
+            raise PackageError(
+                f"{self.path}: {name} is unreadable ({error}). Copy or compile the package again."
+            ) from error
+        return tensors
+
+
+def _join(
+    weight: Weight, shared: Mapping[str, Array], slices: Sequence[Mapping[str, Array]]
+) -> Array:
+    try:
+        if weight.combine == "replicate":
+            return shared[weight.name]
+        parts = [tensors[weight.name] for tensors in slices]
+    except KeyError as error:
+        raise PackageError(
+            f"weight {weight.name!r} is missing in the package. Compile it again."
+        ) from error
+    if len(parts) == 1:
+        return parts[0]
+    if weight.combine == "concat":
+        return np.concatenate(parts, axis=weight.axis)
+    return np.add.reduce(parts)
+
+
+def weights_file(group: int | None) -> str:
+    """Return the name of the weights file of a group, of the shared weights for None."""
+    return f"weights/{'shared' if group is None else f'group{group}'}.safetensors"
+
+
+def write_weights(path: Path, plan: Plan, weights: Mapping[str, Sequence[Array]]) -> list[str]:
+    """Write the weights files; `weights` maps names to one slice per group, or to one alone.
+
+    Returns
+    -------
+    list of str
+        The names of the files written.
+    """
+    (path / "weights").mkdir(parents=True, exist_ok=True)
+    files: dict[str, dict[str, Array]] = {}
+    for weight in plan.weights:
+        for group, tensor in enumerate(weights[weight.name]):
+            name = weights_file(None if weight.combine == "replicate" else group)
+            files.setdefault(name, {})[weight.name] = np.ascontiguousarray(tensor)
+    for name, tensors in files.items():
+        save_file(tensors, path / name)
+    return sorted(files)
+
+
+def write_manifest(
+    path: Path, plan: Plan, targets: dict[str, TargetLibraries], names: Sequence[str]
+) -> Package:
+    """Hash the files called `names`, write the manifest and open the package."""
+    manifest = Manifest(
+        plan=plan,
+        targets=targets,
+        versions=versions(),
+        files={name: sha256(path / name) for name in names},
+    )
+    (path / MANIFEST).write_text(json.dumps(manifest.to_json()))
+    return Package(path)

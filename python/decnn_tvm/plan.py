@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan: all that compiler and runtime share.
+
+A plan says which tensors live between stages, how each is spread over *channel groups*, which
+stage functions a device calls, and which movements carry tensors between them. It knows groups,
+not devices: a device owns any subset of the groups, and `decnn_tvm.assignment` turns a plan and
+an assignment of groups to devices into the transfers of each movement. So one plan, and one
+library per number of groups, serve every number of devices.
+
+Everything here is frozen data, saved as JSON; nothing imports TVM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from decnn_tvm.errors import PackageError
+
+PAD = -1
+"""Index of a padding channel: it holds nothing, its weights are zero, nobody reads it."""
+
+Indices: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replicated:
+    """Every device holds the whole tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """Every device holds a summand of the tensor; the value is the sum over devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The tensor lives at the coordinator: a network input or output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharded:
+    """Each channel group holds some indices of one axis.
+
+    Attributes
+    ----------
+    axis : int
+        The axis that is spread.
+    groups : tuple of tuple of int
+        For each channel group the global indices it holds, in local order; `PAD` for padding.
+        All groups hold equally many, so one program serves every group. Sets may overlap.
+        A device with several groups holds their concatenation, in ascending group order.
+    """
+
+    axis: int
+    groups: tuple[Indices, ...]
+
+    def __post_init__(self) -> None:
+        if len({len(group) for group in self.groups}) != 1:
+            raise ValueError(f"groups of unequal size: {[len(g) for g in self.groups]}")
+
+    @property
+    def extent(self) -> int:
+        """Elements along the axis that one group holds, padding included."""
+        return len(self.groups[0])
+
+
+Placement: TypeAlias = Replicated | Partial | Host | Sharded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """A tensor at a stage boundary.
+
+    Attributes
+    ----------
+    name : str
+        Unique in the plan.
+    shape : tuple of int
+        Global logical shape (NCHW for activations), without padding.
+    dtype : str
+        Element type at the boundary, which is the type on the wire.
+    placement : Placement
+        How it is spread.
+    block : int
+        Channels per block of the boundary layout: the tensor is stored as
+        ``(N, C/block, H, W, block)``; 1 is plain NCHW. Every transfer starts and ends on a block,
+        so in bytes a run of channels is contiguous in either layout (for batch 1).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    placement: Placement
+    block: int = 1
+
+    def local_shape(self, group_count: int) -> tuple[int, ...]:
+        """Logical shape on a device that owns `group_count` groups."""
+        if not isinstance(self.placement, Sharded):
+            return self.shape
+        shape = list(self.shape)
+        shape[self.placement.axis] = self.placement.extent * group_count
+        return tuple(shape)
+
+    def physical_shape(self, group_count: int) -> tuple[int, ...]:
+        """Shape of the stage function's argument on a device with `group_count` groups."""
+        shape = self.local_shape(group_count)
+        if self.block == 1:
+            return shape
+        batch, channels, height, width = shape
+        return (batch, channels // self.block, height, width, self.block)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """A parameter of a stage function.
+
+    Attributes
+    ----------
+    name : str
+        The name in the source network, unique in the plan.
+    shape : tuple of int
+        Shape of one group's slice (of the whole tensor where it is replicated).
+    dtype : str
+        Element type.
+    combine : {"replicate", "concat", "sum"}
+        How a device with several groups joins their slices. "sum" marks an addend of a partial
+        sum: one group holds the value, the others zeros.
+    axis : int
+        The axis of "concat".
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    combine: Literal["replicate", "concat", "sum"]
+    axis: int = 0
+
+    def local_shape(self, group_count: int) -> tuple[int, ...]:
+        """Shape on a device that owns `group_count` groups."""
+        if self.combine != "concat":
+            return self.shape
+        shape = list(self.shape)
+        shape[self.axis] *= group_count
+        return tuple(shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One call of compiled code: ``function(*inputs, *weights) -> outputs``, all value names."""
+
+    function: str
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Movement:
+    """A change of placement: `source` becomes `target`, another value with the same content.
+
+    `kind` names the collective (input, output, all_to_all, all_gather, reduce_scatter,
+    all_reduce, local) for people; the transfers follow from the two placements alone.
+    """
+
+    source: str
+    target: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A network split by channel groups.
+
+    `stages` stand in the order in which every device runs them. `decoupled` is true where the
+    groups are those of the network's own group convolutions, so there can't be more devices.
+    """
+
+    model: str
+    groups: int
+    decoupled: bool
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    values: tuple[Value, ...]
+    weights: tuple[Weight, ...]
+    stages: tuple[Stage, ...]
+    movements: tuple[Movement, ...]
+
+    def value(self, name: str) -> Value:
+        """Return the value called `name`."""
+        return next(v for v in self.values if v.name == name)
+
+    def weight(self, name: str) -> Weight:
+        """Return the weight called `name`."""
+        return next(w for w in self.weights if w.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON data."""
+        data = dataclasses.asdict(self)
+        for entry, value in zip(data["values"], self.values, strict=True):
+            entry["placement"] = _placement_to_json(value.placement)
+        return data
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Plan:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        PackageError
+            On a missing or unknown key, or a value of the wrong kind.
+        """
+        try:
+            fields = dict(data)
+            fields["values"] = tuple(_value_from_json(v) for v in data["values"])
+            fields["weights"] = _records(Weight, data["weights"], ("shape",))
+            fields["stages"] = _records(Stage, data["stages"], ("inputs", "weights", "outputs"))
+            fields["movements"] = _records(Movement, data["movements"], ())
+            fields["inputs"], fields["outputs"] = tuple(data["inputs"]), tuple(data["outputs"])
+            return Plan(**fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PackageError(
+                f"plan: unreadable ({type(error).__name__}: {error}). "
+                "Compile the package again with this version of decnn-tvm."
+            ) from error
+
+
+def _records(cls: type[Any], entries: Iterable[dict[str, Any]], tuples: Sequence[str]) -> Any:
+    return tuple(cls(**{**e, **{key: tuple(e[key]) for key in tuples}}) for e in entries)
+
+
+def _value_from_json(entry: dict[str, Any]) -> Value:
+    placement = _placement_from_json(entry["placement"])
+    return Value(**{**entry, "shape": tuple(entry["shape"]), "placement": placement})
+
+
+def _placement_to_json(placement: Placement) -> dict[str, Any]:
+    if isinstance(placement, Sharded):
+        groups = [_to_ranges(group) for group in placement.groups]
+        return {"kind": "sharded", "axis": placement.axis, "groups": groups}
+    return {"kind": type(placement).__name__.lower()}
+
+
+def _placement_from_json(data: dict[str, Any]) -> Placement:
+    if data["kind"] == "sharded":
+        groups = tuple(_from_ranges(ranges) for ranges in data["groups"])
+        return Sharded(data["axis"], groups)
+    return {"replicated": Replicated, "partial": Partial, "host": Host}[data["kind"]]()
+
+
+def _to_ranges(indices: Indices) -> list[list[int]]:
+    """Write indices as ``[start, step, count]`` ranges."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges:
+            start, step, count = ranges[-1]
+            if count == 1 or index == start + step * count:
+                ranges[-1] = [start, index - start if count == 1 else step, count + 1]
+                continue
+        ranges.append([index, 1, 1])
+    return ranges
+
+
+def _from_ranges(ranges: Iterable[Sequence[int]]) -> Indices:
+    return tuple(start + step * i for start, step, count in ranges for i in range(count))
+
+
+def nbytes(value: Value, group_count: int) -> int:
+    """Return the bytes of `value` on a device with `group_count` groups."""
+    itemsize = {"float16": 2, "uint8": 1, "int8": 1, "bool": 1, "float64": 8, "int64": 8}
+    return math.prod(value.local_shape(group_count)) * itemsize.get(value.dtype, 4)
