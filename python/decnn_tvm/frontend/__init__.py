@@ -1,2 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading networks: ONNX and torch.export programs; writing ONNX."""
+"""Networks in and out: ONNX files and exported PyTorch programs to Relax, and Relax to ONNX."""
+
+from __future__ import annotations
+
+from decnn_tvm.frontend.loading import load
+
+__all__ = ["load"]
