@@ -30,7 +30,7 @@ def canonical(module: tvm.IRModule) -> tvm.IRModule:
         relax.transform.CanonicalizeBindings(),
         relax.transform.DeadCodeElimination(["main"]),
     ]
-    module = LiftWeights()(tvm.transform.Sequential(passes)(module))
+    module = tvm.transform.Sequential([*passes, LiftWeights()])(module)
     return _drop_unused_weights(module)
 
 
@@ -47,7 +47,7 @@ def _check(module: tvm.IRModule) -> None:
 
 
 def _bind_small_parameters(module: tvm.IRModule) -> tvm.IRModule:
-    """Turn scalar and integer parameters, which are settings rather than weights, into constants."""
+    """Turn scalar and integer parameters, settings rather than weights, into constants."""
     func = module["main"]
     values = weight_values(func)
     settings = {
@@ -109,9 +109,9 @@ class _Simplifier(PyExprMutator):  # type: ignore[misc]
         if call.op.name == "relax.maximum":
             return relax.op.nn.relu(x) if bound == 0.0 else None
         inner = self.lookup_binding(x) if isinstance(x, relax.Var) else None
-        if _is_call(inner, "relax.nn.relu"):
+        if inner is not None and _is_call(inner, "relax.nn.relu"):
             return relax.op.clip(inner.args[0], 0.0, bound)
-        if _is_call(inner, "relax.maximum"):
+        if inner is not None and _is_call(inner, "relax.maximum"):
             y, low = _scalar_operand(inner)
             if low is not None and low <= bound:
                 return relax.op.clip(y, low, bound)
@@ -123,7 +123,7 @@ class _Simplifier(PyExprMutator):  # type: ignore[misc]
             return call.args[0]
         x = call.args[0]
         inner = self.lookup_binding(x) if isinstance(x, relax.Var) else None
-        if not _is_call(inner, "relax.permute_dims"):
+        if inner is None or not _is_call(inner, "relax.permute_dims"):
             return None
         first = _axes(inner)
         joined = [first[axis] for axis in axes]
@@ -131,7 +131,7 @@ class _Simplifier(PyExprMutator):  # type: ignore[misc]
         return source if joined == sorted(joined) else relax.op.permute_dims(source, joined)
 
 
-def _is_call(expr: relax.Expr | None, name: str) -> bool:
+def _is_call(expr: relax.Expr, name: str) -> bool:
     return isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op) and expr.op.name == name
 
 

@@ -71,8 +71,8 @@ def _annotated(module: tvm.IRModule, model: onnx.ModelProto) -> tvm.IRModule:
     if GROUPS_ATTR in notes:
         if not notes[GROUPS_ATTR].isdigit() or int(notes[GROUPS_ATTR]) < 1:
             raise ModelError(
-                f"the model's metadata {GROUPS_ATTR} is {notes[GROUPS_ATTR]!r}: expected the number "
-                "of channel groups; write it with save_onnx, or remove the entry"
+                f"the model's metadata {GROUPS_ATTR} is {notes[GROUPS_ATTR]!r}: expected the "
+                "number of channel groups; write it with save_onnx, or remove the entry"
             )
         func = func.with_attr(GROUPS_ATTR, int(notes[GROUPS_ATTR]))
     result = module.clone()

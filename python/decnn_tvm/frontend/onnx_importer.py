@@ -84,7 +84,7 @@ class _Operands:
         return self.inputs[0]
 
     def constant(self, position: int) -> np.ndarray[Any, Any] | None:
-        """The value of an optional input; None where it is absent, ModelError where unknown."""
+        """Return the value of an optional input; None where absent, `ModelError` where unknown."""
         expr = self.inputs[position] if position < len(self.inputs) else None
         if expr is None:
             return None

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+import onnx.version_converter
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, numpy_helper
 
 from decnn_tvm.errors import ModelError
@@ -29,6 +30,8 @@ _DTYPES = {
     TensorProto.BOOL,
 }
 _SHAPE_OPERATORS = {"Shape", "Size", "ConstantOfShape", "Range"}
+_OLD_FORMS = {"Slice", "Upsample"}
+_UPGRADE = 13
 _FUSIONS = ["ConvBNFusion", "ConvMulFusion", "ConvAddFusion"]
 _Shapes = Mapping[str, tuple[int, ...]]
 
@@ -56,6 +59,8 @@ def prepared(model: onnx.ModelProto, *, batch: int, shapes: _Shapes) -> onnx.Mod
     _inline_constants(model.graph)
     _strip_weight_inputs(model.graph)
     _set_input_shapes(model.graph, batch, shapes)
+    if any(node.op_type in _OLD_FORMS for node in model.graph.node):
+        model = _upgraded(model)
     if _has_constant_arithmetic(model.graph):
         model = _folded(model)
         _inline_constants(model.graph)
@@ -120,13 +125,14 @@ def _inline_constants(graph: onnx.GraphProto) -> None:
 def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     attribute = node.attribute[0]
     if attribute.name == "value":
-        return attribute.t
+        value: onnx.TensorProto = attribute.t
+        return value
     dtypes = {"value_float": "float32", "value_floats": "float32"}
     dtypes |= {"value_int": "int64", "value_ints": "int64"}
     if attribute.name not in dtypes:
         return None
-    value = onnx.helper.get_attribute_value(attribute)
-    return numpy_helper.from_array(np.asarray(value, dtypes[attribute.name]))
+    numbers = onnx.helper.get_attribute_value(attribute)
+    return numpy_helper.from_array(np.asarray(numbers, dtypes[attribute.name]))
 
 
 def _strip_weight_inputs(graph: onnx.GraphProto) -> None:
@@ -192,6 +198,20 @@ def _has_constant_arithmetic(graph: onnx.GraphProto) -> bool:
         or (node.op_type != "Identity" and all(name in constants for name in node.input if name))
         for node in graph.node
     )
+
+
+def _upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Convert a model whose operators TVM reads only in the form that a later opset gave them."""
+    version = next(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
+    if version >= _UPGRADE:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, _UPGRADE)
+    except Exception as error:  # the converter's own error is a bare RuntimeError
+        raise ModelError(
+            f"can't convert {model.graph.name!r} from opset {version} to {_UPGRADE}: {error}; "
+            "export it again with a newer opset"
+        ) from error
 
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -121,7 +121,7 @@ class _StatisticsNamer(PyExprMutator):  # type: ignore[misc]
 
     def visit_var_(self, var: relax.Var) -> relax.Expr:
         """Replace a weight by its renamed twin."""
-        return self.renamed.get(var) or super().visit_var_(var)
+        return self.renamed[var] if var in self.renamed else super().visit_var_(var)
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         """Turn the constant statistics of a batch norm into named weights."""
