@@ -4,6 +4,15 @@
 from __future__ import annotations
 
 from decnn_tvm.passes.bind_weights import BindWeights
+from decnn_tvm.passes.decouple_convolutions import DecoupleConvolutions
+from decnn_tvm.passes.insert_channel_shuffle import InsertChannelShuffle
 from decnn_tvm.passes.lift_weights import LiftWeights
+from decnn_tvm.passes.widen_channels import WidenChannels
 
-__all__ = ["BindWeights", "LiftWeights"]
+__all__ = [
+    "BindWeights",
+    "DecoupleConvolutions",
+    "InsertChannelShuffle",
+    "LiftWeights",
+    "WidenChannels",
+]

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decouple a network: widen it, shuffle its channels, make its convolutions group convolutions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import tvm
+
+from decnn_tvm.errors import DecoupleError
+from decnn_tvm.network import Network
+from decnn_tvm.passes.decouple_convolutions import DecoupleConvolutions, Origin
+from decnn_tvm.passes.insert_channel_shuffle import InsertChannelShuffle, Order
+from decnn_tvm.passes.shuffle_places import Where
+from decnn_tvm.passes.widen_channels import WidenChannels
+from decnn_tvm.presets import apply_preset
+
+
+def decouple(
+    network: Network,
+    *,
+    groups: int = 4,
+    width: float = 1.0,
+    shuffle: Where | None = "stage",
+    order: Order = "decnn",
+    exclude: Iterable[str] = (),
+    weights: Origin = "inherit",
+    seed: int = 0,
+    multiple: int | None = None,
+    channels: Mapping[str, int] | None = None,
+    preset: str | None = None,
+) -> Network:
+    """Return a decoupled network; it needs training before its answers mean anything.
+
+    Parameters
+    ----------
+    network : Network
+        The dense network.
+    groups : int
+        Channel groups, and so the most devices that can share the network.
+    width : float
+        Factor on the channels of convolutions; see `WidenChannels`.
+    shuffle : {"stage", "block"}, int, sequence of str, or None
+        Where channel shuffles go; see `InsertChannelShuffle`.
+    order : {"decnn", "shufflenet"}
+        Order of the shuffles.
+    exclude : iterable of str
+        Layers to leave dense.
+    weights : {"inherit", "fresh"}
+        Keep what can be kept of the dense weights, or draw new ones.
+    seed : int
+        Seed of fresh weights.
+    multiple : int, optional
+        Round widened channels to multiples of it, ``groups ** 2`` if left out (``groups`` without
+        shuffles); given with ``width=1.0``, channels are rounded up to it.
+    channels : mapping from layer name to int, optional
+        Exact channels, which win over `width`.
+    preset : str, optional
+        A published structure (`decnn_tvm.presets`) instead of `groups`, `width`, `shuffle`,
+        `multiple` and `channels`.
+
+    Raises
+    ------
+    DecoupleError
+        What was asked for can't be had on this network; the message says what can.
+    """
+    if preset is not None:
+        if (groups, width, shuffle, multiple, channels) != (4, 1.0, "stage", None, None):
+            raise DecoupleError(
+                f"preset {preset!r} chooses groups, width, shuffle, multiple and channels itself: "
+                "leave them out"
+            )
+        structure = apply_preset(preset, network.module)
+        groups, width, shuffle = structure.groups, structure.width, structure.shuffle
+        channels = structure.channels
+    passes = []
+    if width != 1.0 or multiple is not None or channels:
+        passes.append(
+            WidenChannels(
+                width=width,
+                groups=groups,
+                multiple=multiple or (groups**2 if shuffle is not None else groups),
+                channels=channels or {},
+                weights=weights,
+                seed=seed,
+            )
+        )
+    if shuffle is not None:
+        passes.append(InsertChannelShuffle(groups=groups, after=shuffle, order=order))
+    passes.append(DecoupleConvolutions(groups=groups, exclude=exclude, weights=weights, seed=seed))
+    return dataclasses.replace(network, module=tvm.transform.Sequential(passes)(network.module))
