@@ -4,5 +4,6 @@
 from __future__ import annotations
 
 from decnn_tvm.frontend.loading import load
+from decnn_tvm.frontend.onnx_writer import save_onnx, to_onnx
 
-__all__ = ["load"]
+__all__ = ["load", "save_onnx", "to_onnx"]

@@ -2,8 +2,8 @@
 """Bring a freshly imported module into the canonical form of `decnn_tvm.network`.
 
 Scalars and integers among the parameters become constants, arithmetic on constants is evaluated,
-``minimum(maximum(x, a), b)`` becomes ``clip(x, a, b)``, transposes that undo each other vanish, and
-so do parameters and bindings that nothing reads. Exact.
+``minimum(maximum(x, a), b)`` becomes ``clip(x, a, b)``, transposes and reshapes that undo each
+other vanish, and so do parameters and bindings that nothing reads. Exact.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from decnn_tvm.errors import ModelError
 from decnn_tvm.passes.lift_weights import LiftWeights
-from decnn_tvm.passes.weights import inputs_of, weight_values, weight_vars, with_weights
+from decnn_tvm.passes.weights import (
+    inputs_of,
+    static_shape,
+    weight_values,
+    weight_vars,
+    with_weights,
+)
 
 
 def canonical(module: tvm.IRModule) -> tvm.IRModule:
@@ -100,6 +106,18 @@ class _Simplifier(PyExprMutator):  # type: ignore[misc]
             return self._bounded(call) or call
         if call.op.name == "relax.permute_dims":
             return self._untransposed(call) or call
+        if call.op.name == "relax.reshape":
+            return self._reshaped(call)
+        return call
+
+    def _reshaped(self, call: relax.Call) -> relax.Expr:
+        """Skip a reshape to the same shape, and the first of two."""
+        x = call.args[0]
+        if static_shape(x) == tuple(int(extent) for extent in call.args[1]):
+            return x
+        inner = self.lookup_binding(x) if isinstance(x, relax.Var) else None
+        if inner is not None and _is_call(inner, "relax.reshape"):
+            return self._reshaped(relax.op.reshape(inner.args[0], call.args[1]))
         return call
 
     def _bounded(self, call: relax.Call) -> relax.Expr | None:

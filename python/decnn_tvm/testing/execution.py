@@ -25,7 +25,7 @@ def plain_outputs(
     inputs : sequence of arrays, or of mappings from input name to array
         One item per run.
     """
-    bound = BindWeights()(module)
+    bound = tvm.transform.Sequential([BindWeights()])(module)
     names = [var.name for var in bound["main"].params]
     target = tvm.target.Target({"kind": "llvm", "num-cores": 1})
     machine = relax.VirtualMachine(tvm.compile(bound, target=target), tvm.cpu())
