@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import tvm_ffi
+
+from decnn_tvm import errors
 from decnn_tvm.passes.bind_weights import BindWeights
 from decnn_tvm.passes.decouple_convolutions import DecoupleConvolutions
 from decnn_tvm.passes.insert_channel_shuffle import InsertChannelShuffle
@@ -16,3 +19,8 @@ __all__ = [
     "LiftWeights",
     "WidenChannels",
 ]
+
+# A pass runs behind TVM's foreign-function layer, which gives back the errors that it knows.
+for _error in vars(errors).values():
+    if isinstance(_error, type) and issubclass(_error, errors.DecnnError):
+        tvm_ffi.register_error(_error)

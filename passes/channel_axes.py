@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tvm import relax
 
@@ -73,7 +74,7 @@ class ChannelAxes:
         return self
 
     def _of(self, var: relax.Var, read: tuple[relax.Var, ...]) -> ChannelAxis | None:
-        value = self.graph.values[var]
+        value: Any = self.graph.values[var]
         if isinstance(value, relax.TupleGetItem):
             return self.tensors[read[0]]
         call = convolution(value)
@@ -96,7 +97,7 @@ class ChannelAxes:
 
     def _bind(self, weight: relax.Expr, channels: ChannelAxis, summed: bool = False) -> None:
         """Let an axis of a weight, or of a reshaped weight, follow `channels`."""
-        value = self.graph.values.get(weight)
+        value: Any = self.graph.values.get(weight)
         if op_name(value) in ("relax.reshape", "relax.permute_dims"):
             self.tensors[weight] = channels
             source = value.args[0]

@@ -9,6 +9,8 @@ and wherever nothing better is known, the blocks are contiguous again.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from tvm import relax
@@ -47,7 +49,7 @@ def channel_owners(graph: DataflowGraph, groups: int) -> dict[relax.Var, Owners]
 def _kept(
     graph: DataflowGraph,
     var: relax.Var,
-    value: relax.Expr | None,
+    value: Any,
     owners: dict[relax.Var, Owners],
 ) -> Owners | None:
     known = [owners[source] for source in graph.data[var] if source in owners]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import tvm
 from tvm import relax
@@ -54,7 +55,7 @@ class DataflowGraph:
     consumers: dict[relax.Var, tuple[relax.Var, ...]]
     outputs: tuple[relax.Var, ...]
 
-    def call(self, var: relax.Var, *names: str) -> relax.Call | None:
+    def call(self, var: relax.Var, *names: str) -> Any:
         """Return the call that defines `var` if its operator is one of `names`."""
         value = self.values.get(var)
         return value if op_name(value) in names else None
@@ -116,7 +117,7 @@ def _vars(value: relax.Expr) -> list[relax.Var]:
     return found
 
 
-def op_name(value: relax.Expr | None) -> str:
+def op_name(value: Any) -> str:
     """Return the operator of a call (``relax.nn.relu``, ``call_tir``), or an empty string."""
     if not isinstance(value, relax.Call) or not isinstance(value.op, tvm.ir.Op):
         return ""
@@ -129,7 +130,7 @@ def shape_of(expr: relax.Expr) -> tuple[int, ...]:
     return () if shape is None else tuple(int(extent) for extent in shape)
 
 
-def convolution(value: relax.Expr | None) -> relax.Call | None:
+def convolution(value: Any) -> Any:
     """Return `value` if it is a two-dimensional NCHW/OIHW convolution with a named weight."""
     if op_name(value) != "relax.nn.conv2d" or not isinstance(value.args[1], relax.Var):
         return None

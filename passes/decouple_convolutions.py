@@ -86,7 +86,7 @@ class DecoupleConvolutions:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Rewrite every Relax function of `mod`."""
-        mod = LiftWeights()(mod)
+        mod = LiftWeights()(mod)  # type: ignore[operator]
         for var, func in mod.functions_items():
             if isinstance(func, relax.Function):
                 mod.update_func(var, self._decouple(func))
@@ -204,7 +204,8 @@ def he_normal(call: relax.Call, like: Array, seed: int) -> Array:
     """Draw weights of the shape of `like`: normal, variance 2 / fan-in (He et al., 2015)."""
     random = np.random.default_rng([seed, zlib.crc32(layer_name(call).encode())])
     deviation = np.sqrt(2.0 / np.prod(like.shape[1:]))
-    return (random.standard_normal(like.shape) * deviation).astype(like.dtype)
+    drawn: Array = (random.standard_normal(like.shape) * deviation).astype(like.dtype)
+    return drawn
 
 
 def reset_normalisation(graph: DataflowGraph, var: relax.Var, weights: dict[str, Array]) -> None:

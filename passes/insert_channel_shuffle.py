@@ -58,7 +58,7 @@ class InsertChannelShuffle:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Rewrite every Relax function of `mod`."""
-        mod = LiftWeights()(mod)
+        mod = LiftWeights()(mod)  # type: ignore[operator]
         for var, func in mod.functions_items():
             if isinstance(func, relax.Function):
                 mod.update_func(var, self._insert(func))

@@ -47,7 +47,7 @@ def shuffle_places(graph: DataflowGraph, groups: int, where: Where) -> list[rela
                 f"got {where!r}"
             )
         found = _by_stage(graph, depth) if where == "stage" else _by_block(graph, depth)
-    elif isinstance(where, int) and not isinstance(where, bool):
+    elif isinstance(where, int):
         found = _by_count(graph, depth, where)
     else:
         found = _by_name(graph, where)

@@ -9,13 +9,15 @@ The name of a weight is the name of its `Var`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tvm
 from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +57,72 @@ def with_weights(
     params = [*inputs, *weights]
     func = relax.Function(params, func.body, func.ret_ty, func.is_pure, func.attrs)
     return func.with_attr("num_input", len(inputs)).with_attr("params", tensors)
+
+
+def static_shape(expr: relax.Expr) -> tuple[int, ...]:
+    """Return the static shape of a tensor expression."""
+    return tuple(int(extent) for extent in expr.ty.shape)
+
+
+class WeightTable:
+    """The weights of a function while a pass rewrites it.
+
+    Parameters
+    ----------
+    func : relax.Function
+        A function with named weights.
+    """
+
+    def __init__(self, func: relax.Function) -> None:
+        values = weight_values(func)
+        self.values: dict[relax.Var, Array] = {v: values[v.name] for v in weight_vars(func)}
+
+    def value(self, expr: relax.Expr) -> Array | None:
+        """Return the value of a weight or constant, None for anything else."""
+        if isinstance(expr, tvm.ir.GenericConst):
+            constant: Array = expr.value.numpy()
+            return constant
+        return self.values.get(expr) if isinstance(expr, relax.Var) else None
+
+    def add(self, name: str, value: Array) -> relax.Var:
+        """Add a weight; `rebuild` gives it the name itself once the old bearer is gone."""
+        var = weight_var(name, value)
+        self.values[var] = value
+        return var
+
+    def rebuild(self, func: relax.Function, body: relax.Expr) -> relax.Function:
+        """Return `func` with `body` and the weights that it reads, under unique names."""
+        inputs = inputs_of(func)
+        bare = relax.Function(inputs, body, func.ret_ty, func.is_pure, func.attrs)
+        used = set(relax.analysis.free_vars(bare))
+        kept: dict[relax.Var, Array] = {}
+        renaming = _VarRenamer()
+        for var, value in self.values.items():
+            if var in used:
+                name = unique_name(var.name, {v.name for v in kept})
+                fresh = var if name == var.name else weight_var(name, value)
+                renaming.set_var_remap(var, fresh)
+                kept[fresh] = value
+        bare = relax.Function(
+            inputs, renaming.visit_expr(body), func.ret_ty, func.is_pure, func.attrs
+        )
+        return with_weights(bare, inputs, kept)
+
+
+@mutator
+class _VarRenamer(PyExprMutator):  # type: ignore[misc]
+    """Replaces the variables given to `set_var_remap`."""
+
+
+def unique_name(name: str, taken: Container[str]) -> str:
+    """Return `name`, with a numbered suffix where it is taken."""
+    candidates = itertools.chain((name,), (f"{name}.{i}" for i in itertools.count(1)))
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def is_call(expr: relax.Expr | None, name: str) -> bool:
+    """Tell whether `expr` calls the operator `name`."""
+    return isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op) and expr.op.name == name
 
 
 def weight_var(name: str, value: Array) -> relax.Var:

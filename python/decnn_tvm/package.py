@@ -240,7 +240,8 @@ def _join(
         return parts[0]
     if weight.combine == "concat":
         return np.concatenate(parts, axis=weight.axis)
-    return np.add.reduce(parts)
+    total: Array = np.add.reduce(parts)
+    return total
 
 
 def weights_file(group: int | None) -> str:

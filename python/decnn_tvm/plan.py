@@ -201,7 +201,7 @@ class Plan:
         """Return the plan as JSON data."""
         data = dataclasses.asdict(self)
         for entry, value in zip(data["values"], self.values, strict=True):
-            entry["placement"] = _placement_to_json(value.placement)
+            entry["placement"] = placement_to_json(value.placement)
         return data
 
     @staticmethod
@@ -233,25 +233,29 @@ def _records(cls: type[Any], entries: Iterable[dict[str, Any]], tuples: Sequence
 
 
 def _value_from_json(entry: dict[str, Any]) -> Value:
-    placement = _placement_from_json(entry["placement"])
+    placement = placement_from_json(entry["placement"])
     return Value(**{**entry, "shape": tuple(entry["shape"]), "placement": placement})
 
 
-def _placement_to_json(placement: Placement) -> dict[str, Any]:
+def placement_to_json(placement: Placement) -> dict[str, Any]:
+    """Return a placement as JSON data."""
     if isinstance(placement, Sharded):
-        groups = [_to_ranges(group) for group in placement.groups]
+        groups = [to_ranges(group) for group in placement.groups]
         return {"kind": "sharded", "axis": placement.axis, "groups": groups}
     return {"kind": type(placement).__name__.lower()}
 
 
-def _placement_from_json(data: dict[str, Any]) -> Placement:
+def placement_from_json(data: dict[str, Any]) -> Placement:
+    """Read what `placement_to_json` wrote."""
     if data["kind"] == "sharded":
-        groups = tuple(_from_ranges(ranges) for ranges in data["groups"])
+        groups = tuple(from_ranges(ranges) for ranges in data["groups"])
         return Sharded(data["axis"], groups)
-    return {"replicated": Replicated, "partial": Partial, "host": Host}[data["kind"]]()
+    whole: dict[str, type[Replicated | Partial | Host]]
+    whole = {"replicated": Replicated, "partial": Partial, "host": Host}
+    return whole[data["kind"]]()
 
 
-def _to_ranges(indices: Indices) -> list[list[int]]:
+def to_ranges(indices: Indices) -> list[list[int]]:
     """Write indices as ``[start, step, count]`` ranges."""
     ranges: list[list[int]] = []
     for index in indices:
@@ -264,7 +268,8 @@ def _to_ranges(indices: Indices) -> list[list[int]]:
     return ranges
 
 
-def _from_ranges(ranges: Iterable[Sequence[int]]) -> Indices:
+def from_ranges(ranges: Iterable[Sequence[int]]) -> Indices:
+    """Read what `to_ranges` wrote."""
     return tuple(start + step * i for start, step, count in ranges for i in range(count))
 
 

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One operator, on the local shards of a device.
+
+Most operators are the same on a shard. A group convolution has as many groups as the device
+holds, reshapes have local shapes, and what only renames channels disappears.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from decnn_tvm.passes.placement_rules import slice_of
+from decnn_tvm.passes.weights import is_call, static_shape
+from decnn_tvm.plan import Placement, Sharded
+
+_RESHAPES = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.flatten")
+
+
+def is_renaming(call: relax.Call, operand: Placement | None) -> bool:
+    """Tell whether `call` on an operand placed so leaves the local tensor as it is."""
+    if not isinstance(operand, Sharded):
+        return False
+    if is_call(call, "relax.take"):
+        return True
+    if not is_call(call, "relax.strided_slice"):
+        return False
+    extent = static_shape(call.args[0])[operand.axis]
+    chosen = slice_of(call, operand.axis, extent)
+    return chosen is not None and len(chosen) < extent
+
+
+def localize(
+    call: relax.Call,
+    args: list[relax.Expr],
+    operand: Placement | None,
+    local_shape: tuple[int, ...],
+    builder: relax.BlockBuilder,
+) -> relax.Expr:
+    """Return `call` on local operands.
+
+    Parameters
+    ----------
+    call : relax.Call
+        The operator on whole tensors.
+    args : list of relax.Expr
+        Its arguments on this device.
+    operand : Placement or None
+        The placement of the first argument.
+    local_shape : tuple of int
+        The shape of the local result.
+    builder : relax.BlockBuilder
+        Takes what must be emitted before the operator.
+    """
+    if is_call(call, "relax.nn.conv2d") and int(call.attrs.groups) > 1:
+        return _group_convolution(call, args, operand)
+    if isinstance(call.op, tvm.ir.Op) and call.op.name in _RESHAPES:
+        return _reshape(call, args[0], operand, local_shape, builder)
+    return relax.Call(call.op, args, call.attrs, call.ty_args)
+
+
+def _group_convolution(
+    call: relax.Call, args: list[relax.Expr], operand: Placement | None
+) -> relax.Expr:
+    attrs = call.attrs
+    groups = int(attrs.groups)
+    if isinstance(operand, Sharded):
+        groups = static_shape(args[0])[1] // static_shape(args[1])[1]
+    return relax.op.nn.conv2d(
+        *args,
+        strides=attrs.strides,
+        padding=attrs.padding,
+        dilation=attrs.dilation,
+        groups=groups,
+        data_layout=attrs.data_layout,
+        kernel_layout=attrs.kernel_layout,
+        out_layout=attrs.out_layout,
+    )
+
+
+def _reshape(
+    call: relax.Call,
+    data: relax.Expr,
+    operand: Placement | None,
+    local_shape: tuple[int, ...],
+    builder: relax.BlockBuilder,
+) -> relax.Expr:
+    """Reshape; where channels are flattened to features they come first (see `_flattened`)."""
+    if isinstance(operand, Sharded) and operand.axis != 1 and len(local_shape) == 2:
+        order = np.moveaxis(np.arange(len(data.ty.shape)), operand.axis, 1)
+        data = builder.emit(relax.op.permute_dims(data, order.tolist()))
+    return relax.op.reshape(data, local_shape)

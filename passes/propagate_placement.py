@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spread a network over channel groups: infer every placement, mark every movement.
+
+``y = conv2d(x, w)`` whose input must change placement becomes ``x' = redistribute(x); y =
+conv2d(x', w)``. The marker ``call_pure_packed("decnn.redistribute", x)`` is the identity on the
+whole tensor; the placements of its argument and result say who sends what to whom. The function
+attribute ``decnn.placement`` holds, as JSON, the placement of every variable and how each weight
+is sliced. The function still computes the whole network: nothing is local yet.
+
+Runs on named weights, after `FoldBatchNorm` and `CanonicalizeChannelSelection`, before
+`SplitStages`. Batch norms that are left have no rule and would run replicated.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from decnn_tvm.errors import PartitionError
+from decnn_tvm.passes.channel_order import infer_with_channel_order
+from decnn_tvm.passes.lift_weights import LiftWeights
+from decnn_tvm.passes.placement_inference import (
+    Inference,
+    arguments,
+    bindings_of,
+    output_vars,
+)
+from decnn_tvm.passes.stage_graph import REDISTRIBUTE
+from decnn_tvm.passes.weights import (
+    Array,
+    inputs_of,
+    unique_name,
+    weight_values,
+    weight_var,
+    weight_vars,
+    with_weights,
+)
+from decnn_tvm.placement.shard import REPLICATED, WeightShard, shard_to_json
+from decnn_tvm.plan import Host, Placement, placement_to_json
+
+
+@tvm.transform.module_pass(opt_level=0, name="decnn.PropagatePlacement")
+class PropagatePlacement:
+    """Infer the placement of every tensor of ``main`` over channel groups.
+
+    Parameters
+    ----------
+    groups : int, optional
+        Number of channel groups; by default that of the decoupled network.
+
+    Raises
+    ------
+    PartitionError
+        No number of groups, or another than a decoupled network has.
+    """
+
+    def __init__(self, *, groups: int | None = None) -> None:
+        self.groups = groups
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Rewrite ``main``."""
+        result = LiftWeights()(mod)
+        func = result["main"]
+        groups, decoupled = _group_count(func, self.groups)
+        found = infer_with_channel_order(func, groups)
+        result.update_func(result.get_global_var("main"), _Marker(func, found, decoupled).rewrite())
+        return result
+
+
+def _group_count(func: relax.Function, asked: int | None) -> tuple[int, bool]:
+    own = func.attrs["decnn.groups"] if func.attrs and "decnn.groups" in func.attrs else None
+    if asked is None and own is None:
+        raise PartitionError(
+            "PropagatePlacement: the network is not decoupled, so the number of channel groups "
+            "must be given. Pass groups=N for N devices."
+        )
+    if own is not None and asked not in (None, int(own)):
+        raise PartitionError(
+            f"PropagatePlacement: groups={asked}, but the network is decoupled into G={int(own)} "
+            "channel groups. Leave groups out, or decouple it anew."
+        )
+    return int(own if own is not None else asked), own is not None
+
+
+class _Marker:
+    """Writes a function again with markers, unique names and slices for its weights."""
+
+    def __init__(self, func: relax.Function, found: Inference, decoupled: bool) -> None:
+        self.func, self.found, self.decoupled = func, found, decoupled
+        self.builder = relax.BlockBuilder()
+        self.new: dict[relax.Expr, relax.Expr] = {v: v for v in inputs_of(func)}
+        self.moved: dict[tuple[relax.Var, Placement], relax.Var] = {}
+        self.values: dict[str, Placement] = {v.name: Host() for v in inputs_of(func)}
+        self.source_weights = {v: weight_values(func)[v.name] for v in weight_vars(func)}
+        self.weights: dict[tuple[str, str], relax.Var] = {}
+        self.shards: dict[str, WeightShard] = {}
+        self.kept: dict[relax.Var, Array] = {}
+
+    def rewrite(self) -> relax.Function:
+        inputs = inputs_of(self.func)
+        outputs = [self.new.get(v, v) for v in output_vars(self.func)]
+        with self.builder.function("main", [*inputs, *self.source_weights]):
+            with self.builder.dataflow():
+                for var, value in bindings_of(self.func):
+                    self._bind(var, value)
+                outputs = [self._move(v, Host()) for v in output_vars(self.func)]
+                result = outputs[0] if len(outputs) == 1 else relax.Tuple(outputs)
+                result = self.builder.emit_output(result, name_hint="outputs")
+            self.builder.emit_func_output(result)
+        built = self.builder.finalize()["main"]
+        marked = relax.Function(inputs, built.body, built.ret_ty, True, self.func.attrs)
+        self.shards |= {v.name: REPLICATED for v in self.kept if v.name not in self.shards}
+        return with_weights(marked, inputs, self.kept).with_attr(
+            "decnn.placement", json.dumps(self._placements())
+        )
+
+    def _placements(self) -> dict[str, Any]:
+        return {
+            "groups": self.found.groups,
+            "decoupled": self.decoupled,
+            "values": {name: placement_to_json(p) for name, p in self.values.items()},
+            "weights": {name: shard_to_json(shard) for name, shard in self.shards.items()},
+            "reasons": {v.name: reason for v, reason in self.found.reasons.items()},
+        }
+
+    def _bind(self, var: relax.Var, value: relax.Expr) -> None:
+        if isinstance(value, relax.Call):
+            self.new[var] = self._emit(var, self._call(var, value))
+        elif isinstance(value, relax.TupleGetItem):
+            source = self.new[value.tuple_value]
+            self.new[var] = self._emit(var, relax.TupleGetItem(source, value.index))
+        elif isinstance(value, relax.Var):
+            self.new[var] = self.new.get(value, value)
+
+    def _emit(self, var: relax.Var, expr: relax.Expr) -> relax.Var:
+        stem = expr.op.name.split(".")[-1] if isinstance(expr, relax.Call) else "item"
+        bound = self.builder.emit(expr, name_hint=unique_name(stem, self.values))
+        self.values[bound.name] = self.found.placements[var]
+        return bound
+
+    def _call(self, var: relax.Var, call: relax.Call) -> relax.Call:
+        decision = self.found.decisions[var]
+        args = []
+        for i, arg in enumerate(arguments(call)):
+            if i in decision.operands:
+                args.append(self._move(arg, decision.operands[i]))
+            elif arg in self.source_weights:
+                args.append(self._weight(arg, decision.weights.get(i, REPLICATED)))
+            else:
+                args.append(arg)
+        if isinstance(call.args[0], relax.Tuple):
+            count = len(call.args[0].fields)
+            args = [relax.Tuple(args[:count]), *args[count:]]
+        return relax.Call(call.op, args, call.attrs, call.ty_args)
+
+    def _move(self, source: relax.Var, target: Placement) -> relax.Var:
+        new = self.new[source]
+        if self.found.placements[source] == target:
+            return new
+        if (source, target) not in self.moved:
+            marker = relax.op.call_pure_packed(REDISTRIBUTE, new, ty_args=[new.ty])
+            moved = self.builder.emit(marker, name_hint=unique_name(f"{new.name}_to", self.values))
+            self.values[moved.name] = target
+            self.moved[source, target] = moved
+        return self.moved[source, target]
+
+    def _weight(self, source: relax.Var, shard: WeightShard) -> relax.Var:
+        key = (source.name, repr(shard))
+        if key not in self.weights:
+            value = self.source_weights[source]
+            var = weight_var(unique_name(source.name, self.shards), value)
+            self.weights[key] = var
+            self.shards[var.name] = shard
+            self.kept[var] = value
+        return self.weights[key]

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a network to a package: prepare, spread, split, build, write."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import tvm
+
+from decnn_tvm.assignment import even_shares
+from decnn_tvm.errors import CompileError, PartitionError
+from decnn_tvm.linking import link_shared_library
+from decnn_tvm.lowering import build_stages
+from decnn_tvm.network import Network
+from decnn_tvm.package import (
+    MANIFEST,
+    Package,
+    TargetLibraries,
+    write_manifest,
+    write_weights,
+)
+from decnn_tvm.passes.propagate_placement import PropagatePlacement
+from decnn_tvm.passes.split_stages import SplitStages, plan_of
+from decnn_tvm.pipeline import preparation_passes
+from decnn_tvm.targets import CpuTarget, resolve_target
+
+logger = logging.getLogger(__name__)
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called before each step of a long work with its name, its index and the number of steps."""
+
+TargetLike: TypeAlias = "str | Mapping[str, Any]"
+
+
+def compile_network(
+    network: Network,
+    out: Path | str,
+    *,
+    workers: int | None = None,
+    shares: Sequence[int] | None = None,
+    all_shares: bool = False,
+    targets: Sequence[TargetLike] = ("host",),
+    wire: str = "float32",
+    progress: Progress | None = None,
+) -> Package:
+    """Compile `network` for several devices and write the package to the folder `out`.
+
+    Parameters
+    ----------
+    network : Network
+        Dense or decoupled. A dense network is split exactly into as many shares as are asked for.
+    out : Path or str
+        The folder; an older package there is replaced.
+    workers : int, optional
+        Number of devices, with shares as even as possible. By default the length of `shares`, or
+        the number of channel groups of a decoupled network.
+    shares : sequence of int, optional
+        Channel groups per device, such as ``(2, 1, 1)`` where the first one is twice as fast.
+    all_shares : bool
+        Hold a library for every number of groups, so that devices can be added or lost later.
+    targets : sequence of str or dict
+        What to compile for; see `decnn_tvm.targets.resolve_target`.
+    wire : {"float32", "float16"}
+        Element type of exchanged activations.
+    progress : callable, optional
+        Told of every step.
+
+    Raises
+    ------
+    PartitionError
+        The network can't be split so.
+    CompileError
+        A target or an operator has no code, or `out` holds something that is no package.
+    """
+    path = Path(out)
+    _check_replaceable(path)
+    groups, counts = _group_counts(network, workers, shares, all_shares)
+    resolved = [resolve_target(target) for target in targets]
+    report = progress or (lambda name, step, steps: None)
+    steps = 2 + len(resolved) * len(counts)
+    report("placement", 0, steps)
+    prepared = tvm.transform.Sequential(preparation_passes())(network.module)
+    spread = PropagatePlacement(groups=groups)(prepared)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        draft = Path(folder) / "package"
+        split = _split(spread, counts[0], wire, network.name)
+        plan = plan_of(split)
+        names = write_weights(draft, plan, _slices(split))
+        libraries: dict[str, TargetLibraries] = {}
+        step = 1
+        for target in resolved:
+            paths: dict[int, str] = {}
+            for count in counts:
+                report(f"{count} of {plan.groups} groups for {target.name}", step, steps)
+                step += 1
+                split = _split(spread, count, wire, network.name)
+                paths[count] = f"lib/{_slug(target.name)}/groups{count}.so"
+                _build(split, target, draft / paths[count])
+            libraries[_slug(target.name)] = _target_libraries(target, paths)
+            names += paths.values()
+        report("package", steps - 1, steps)
+        write_manifest(draft, plan, libraries, names)
+        if path.exists():
+            shutil.rmtree(path)
+        draft.rename(path)
+    return Package(path)
+
+
+def _split(spread: tvm.IRModule, count: int, wire: str, model: str) -> tvm.IRModule:
+    return SplitStages(groups_per_device=count, wire=wire, model=model)(spread)
+
+
+def _slices(split: tvm.IRModule) -> dict[str, list[Any]]:
+    weights = split.attrs["decnn.weights"]
+    return {str(name): [tensor.numpy() for tensor in pieces] for name, pieces in weights.items()}
+
+
+def _build(split: tvm.IRModule, target: CpuTarget, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bare = split.without_attr("decnn.weights").without_attr("decnn.plan")
+    link_shared_library(build_stages(bare, target.target), path, target.machine)
+
+
+def _target_libraries(target: CpuTarget, paths: dict[int, str]) -> TargetLibraries:
+    return TargetLibraries(
+        target=json.loads(json.dumps(dict(target.target.export()), default=str)),
+        machine=target.machine,
+        features=target.features,
+        libraries=paths,
+    )
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")[:60]
+
+
+def _group_counts(
+    network: Network, workers: int | None, shares: Sequence[int] | None, all_shares: bool
+) -> tuple[int, list[int]]:
+    """Return the number of channel groups, and the distinct numbers of them on a device."""
+    own = network.groups
+    if shares is not None and workers not in (None, len(shares)):
+        raise PartitionError(
+            f"{network.name!r}: shares {list(shares)} are for {len(shares)} workers, but "
+            f"workers={workers}. Give one of the two."
+        )
+    if shares is not None and (not shares or min(shares) < 1):
+        raise PartitionError(
+            f"{network.name!r}: shares {list(shares)}; expected one number of channel groups, "
+            "at least 1, for each worker."
+        )
+    count = len(shares) if shares is not None else (workers if workers is not None else own)
+    if count is None or count < 1:
+        raise PartitionError(
+            f"{network.name!r} is not decoupled and {count} workers were asked for. "
+            "Pass workers=N, at least 1."
+        )
+    groups = own if own is not None else (sum(shares) if shares is not None else count)
+    if count > groups:
+        raise PartitionError(
+            f"{network.name!r} is decoupled into G={groups} channel groups, so at most {groups} "
+            f"workers can share it; {count} were asked for. Use fewer workers or more groups."
+        )
+    chosen = tuple(shares) if shares is not None else even_shares(groups, count)
+    if sum(chosen) != groups:
+        raise PartitionError(
+            f"{network.name!r} has G={groups} channel groups, but shares {list(chosen)} add up to "
+            f"{sum(chosen)}. Make them add up to {groups}."
+        )
+    return groups, list(range(1, groups + 1)) if all_shares else sorted(set(chosen))
+
+
+def _check_replaceable(path: Path) -> None:
+    if (
+        path.exists()
+        and not (path / MANIFEST).is_file()
+        and (not path.is_dir() or any(path.iterdir()))
+    ):
+        raise CompileError(
+            f"{path}: exists and is no package, so it is not replaced. Choose another folder."
+        )
