@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control plane: rpyc between a coordinator and a worker, both ends.
+
+Only exposed methods can be called, arguments and results are numbers, strings and bytes (JSON for
+more), nothing is pickled, and errors travel as data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rpyc
+from rpyc.core.channel import Channel
+from rpyc.core.stream import SocketStream
+from rpyc.utils.factory import connect_channel
+
+from decnn_tvm import errors
+from decnn_tvm.errors import ClusterError, ClusterTimeout, DecnnError
+from decnn_tvm.runtime.deployment import Deployment, StartRequest
+from decnn_tvm.runtime.machine import Machine, this_machine
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 1 << 20
+"""Bytes of one upload call."""
+
+
+def protocol(timeout: float) -> dict[str, Any]:
+    """Return rpyc's settings: everything off but exposed methods."""
+    return {
+        "allow_safe_attrs": False,
+        "allow_exposed_attrs": True,
+        "allow_public_attrs": False,
+        "allow_all_attrs": False,
+        "allow_getattr": True,
+        "allow_setattr": False,
+        "allow_delattr": False,
+        "allow_pickle": False,
+        "include_local_traceback": False,
+        "include_local_version": False,
+        "import_custom_exceptions": False,
+        "instantiate_custom_exceptions": False,
+        "sync_request_timeout": timeout,
+    }
+
+
+def _answer(method: Callable[..., Any]) -> Callable[..., str]:
+    """Make a method answer JSON: its result, or the error it raised."""
+
+    @functools.wraps(method)
+    def answered(self: Any, *args: Any) -> str:
+        try:
+            return json.dumps({"result": method(self, *args)})
+        except DecnnError as error:
+            return json.dumps({"error": type(error).__name__, "message": str(error)})
+        except Exception as error:  # any cause must reach the coordinator
+            logger.exception("control call failed")
+            message = f"{type(error).__name__}: {error}"
+            return json.dumps({"error": "ClusterError", "message": message})
+
+    return answered
+
+
+class WorkerState:
+    """What the connections to one worker share: its one deployment."""
+
+    def __init__(self, folder: Path, host: str, stop_timeout: float) -> None:
+        self.folder, self.host, self.stop_timeout = folder, host, stop_timeout
+        self.lock = threading.Lock()
+        self.deployment: Deployment | None = None
+        self.owner: object = None
+        self._count = 0
+
+    def open(self, owner: object) -> Deployment:
+        """Make a deployment for `owner`; refuse where another has one."""
+        with self.lock:
+            if self.deployment is not None:
+                raise ClusterError("busy with another session. Close that one first.")
+            self._count += 1
+            self.deployment = Deployment(self.folder / f"session{self._count}", self.host)
+            self.owner = owner
+            return self.deployment
+
+    def close(self, owner: object) -> bool:
+        """End the deployment of `owner`, if it has one."""
+        with self.lock:
+            if self.deployment is None or self.owner is not owner:
+                return True
+            deployment, self.deployment, self.owner = self.deployment, None, None
+            return deployment.close(self.stop_timeout)
+
+    def shut_down(self) -> None:
+        """End whatever runs, before the process ends."""
+        self.close(self.owner)
+
+    def of(self, owner: object) -> Deployment:
+        """Return the deployment of `owner`."""
+        if self.deployment is None or self.owner is not owner:
+            raise ClusterError("no session is open. Open one first.")
+        return self.deployment
+
+
+class ControlService(rpyc.Service):  # type: ignore[misc]
+    """What a coordinator can ask of a worker."""
+
+    def __init__(self, state: WorkerState) -> None:
+        super().__init__()
+        self._state = state
+
+    def on_disconnect(self, conn: Any) -> None:
+        """End what the coordinator that went away had started."""
+        self._state.close(self)
+
+    @_answer
+    def exposed_hello(self) -> dict[str, Any]:
+        """Return machine, CPU features and versions."""
+        return dataclasses.asdict(this_machine())
+
+    @_answer
+    def exposed_modules(self) -> list[str]:
+        """Return the names of the modules that this worker has imported."""
+        return sorted(name for name, module in list(sys.modules.items()) if module is not None)
+
+    @_answer
+    def exposed_open(self) -> int:
+        """Open a session; return the port of its data plane."""
+        return self._state.open(self).transport.port
+
+    @_answer
+    def exposed_upload(self, name: str, offset: int, data: bytes) -> None:
+        """Take a piece of a file of the package."""
+        self._state.of(self).upload(name, offset, data)
+
+    @_answer
+    def exposed_start(self, request: str) -> None:
+        """Load the package and start computing."""
+        self._state.of(self).start(StartRequest.from_json(json.loads(request)))
+
+    @_answer
+    def exposed_status(self) -> dict[str, Any]:
+        """Return counters, memory and timeline."""
+        return self._state.of(self).status()
+
+    @_answer
+    def exposed_close(self) -> bool:
+        """End the session."""
+        return self._state.close(self)
+
+
+class RemoteWorker:
+    """The coordinator's end of the control plane to one worker.
+
+    Parameters
+    ----------
+    address : str
+        ``host:port`` of the worker's control plane.
+    name : str
+        What messages call it.
+    timeout : float
+        Seconds that connecting and each call may take.
+
+    Raises
+    ------
+    ClusterError
+        Nobody answers at that address.
+    """
+
+    def __init__(self, address: str, name: str, timeout: float) -> None:
+        self.address, self.name = address, name
+        self.host, _, port = address.rpartition(":")
+        if not self.host or not port.isdecimal() or int(port) > 65535:
+            raise ClusterError(f"worker address {address!r}: expected host:port.")
+        try:
+            sock = socket.create_connection((self.host, int(port)), timeout=timeout)
+        except OSError as error:
+            raise ClusterError(
+                f"no worker answers at {address} ({error}). Start it there with `decnn worker`."
+            ) from error
+        sock.settimeout(None)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        channel = Channel(SocketStream(sock), compress=False)
+        self._connection = connect_channel(channel, config=protocol(timeout))
+
+    def machine(self) -> Machine:
+        """Return what the worker's machine is."""
+        data = self.call("hello")
+        return Machine(**{**data, "features": tuple(data["features"])})
+
+    def call(self, method: str, *args: str | int | bytes) -> Any:
+        """Call an exposed method and return its result; raise the error it answers."""
+        try:
+            answer = json.loads(getattr(self._connection.root, method)(*args))
+        except TimeoutError as error:
+            raise ClusterTimeout(f"{self.name}: no answer to {method!r} in time.") from error
+        except (EOFError, OSError) as error:
+            raise ClusterError(f"{self.name}: went away during {method!r} ({error}).") from error
+        if "error" in answer:
+            raise _error_class(answer["error"])(f"{self.name}: {answer['message']}")
+        return answer["result"]
+
+    def upload(self, root: Path, name: str) -> None:
+        """Send a file of a package."""
+        with (root / name).open("rb") as file:
+            offset = 0
+            while (data := file.read(CHUNK)) or not offset:
+                self.call("upload", name, offset, data)
+                offset += len(data)
+                if len(data) < CHUNK:
+                    break
+
+    def gone(self) -> bool:
+        """Tell whether the connection has ended."""
+        try:
+            self._connection.poll(0)
+        except (EOFError, OSError):
+            return True
+        return bool(self._connection.closed)
+
+    def disconnect(self) -> None:
+        """Close the connection; the worker then ends our session by itself."""
+        with contextlib.suppress(EOFError, OSError, TimeoutError):
+            self._connection.close()
+
+
+def _error_class(name: str) -> type[DecnnError]:
+    found = getattr(errors, name, ClusterError)
+    return found if isinstance(found, type) and issubclass(found, DecnnError) else ClusterError

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A package at work in a worker: its folder, its library, its network end, its compute thread."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decnn_tvm.errors import ClusterError, PackageError
+from decnn_tvm.package import Package
+from decnn_tvm.plan import Indices
+from decnn_tvm.runtime.engine import Engine, Link
+from decnn_tvm.runtime.executor import Executor
+from decnn_tvm.runtime.library import StageLibrary
+from decnn_tvm.runtime.machine import memory, reset_peak
+from decnn_tvm.runtime.transport import ZmqTransport
+
+MAX_UPLOAD = 4 << 30
+"""Bytes of all files of a package on one worker."""
+_NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/){0,3}[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRequest:
+    """What a worker is told to start; travels as JSON."""
+
+    rank: int
+    target: str
+    assignment: tuple[Indices, ...]
+    addresses: dict[int, str]
+    cluster: str
+    epoch: int
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> StartRequest:
+        """Read the request back from JSON data."""
+        assignment = tuple(tuple(int(g) for g in groups) for groups in data["assignment"])
+        addresses = {int(rank): str(address) for rank, address in data["addresses"].items()}
+        return StartRequest(**{**data, "assignment": assignment, "addresses": addresses})
+
+
+class Deployment:
+    """One package in one worker.
+
+    Parameters
+    ----------
+    folder : Path
+        Where its files go; made here, removed by `close`.
+    host : str
+        Interface of the data plane.
+    """
+
+    def __init__(self, folder: Path, host: str) -> None:
+        self._folder = folder
+        self._received = 0
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._engine: Engine | None = None
+        self._library: StageLibrary | None = None
+        self._idle = memory().resident
+        reset_peak()
+        folder.mkdir(mode=0o700)
+        self.transport = ZmqTransport(host)
+
+    def upload(self, name: str, offset: int, data: bytes) -> None:
+        """Write a piece of a file; pieces come in order.
+
+        Raises
+        ------
+        PackageError
+            The name leaves the folder, a piece is out of order, or it is too much.
+        """
+        path = self._folder / name
+        if not _NAME.fullmatch(name) or not path.resolve().is_relative_to(self._folder.resolve()):
+            raise PackageError(f"upload of {name!r}: not a file name of a package.")
+        self._received += len(data)
+        if self._received > MAX_UPLOAD:
+            raise PackageError(f"upload of {name!r}: more than {MAX_UPLOAD} bytes in all.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("r+b" if offset else "wb") as file:
+            if file.seek(0, 2) != offset:
+                raise PackageError(f"upload of {name!r}: piece at {offset} is out of order.")
+            file.write(data)
+
+    def start(self, request: StartRequest) -> None:
+        """Check and load the package and start the compute thread."""
+        if self._thread is not None:
+            raise ClusterError("this deployment has been started before. Open a new session.")
+        package = Package(self._folder)
+        groups = request.assignment[request.rank]
+        package.verify(package.files_for(request.target, groups))
+        self._library = self._load(package, request.target, groups)
+        self.transport.connect(request.addresses)
+        cluster = bytes.fromhex(request.cluster)
+        link = Link(self.transport, cluster, request.epoch, request.rank)
+        executor = Executor(package.plan, request.assignment, request.rank)
+        self._engine = Engine(executor, self._library, link)
+        self._thread = threading.Thread(
+            target=self._engine.loop, args=(self._stopping,), name="decnn-compute", daemon=True
+        )
+        self._thread.start()
+
+    def status(self) -> dict[str, Any]:
+        """Return what this device did and takes, as JSON data."""
+        if self._engine is None:
+            raise ClusterError("this deployment has not been started.")
+        return {**self._engine.status(), "peak_bytes": max(0, memory().peak - self._idle)}
+
+    def close(self, timeout: float) -> bool:
+        """Stop, free and remove everything; return whether the compute thread ended in time."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                shutil.rmtree(self._folder, ignore_errors=True)
+                return False
+        self.transport.close()
+        self._engine = self._library = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return True
+
+    def _load(self, package: Package, target: str, groups: Indices) -> StageLibrary:
+        path = package.file(package.library(target, len(groups)))
+        return StageLibrary(path, package.plan, package.load_weights(groups))

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop of one device: take in what arrived, run the oldest ready stage, send.
+
+One thread computes and sends; the transport's thread receives. A failure ends the loop and is
+reported to the coordinator as a message, with its cause.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from decnn_tvm.runtime.executor import Executor, StageRunner
+from decnn_tvm.runtime.transport import Transport
+from decnn_tvm.runtime.wire import ERROR, MAX_ERROR, Buffer, Header, Message, WireError, encode
+from decnn_tvm.transfers import HOST
+
+logger = logging.getLogger(__name__)
+
+TIMELINE = 4096
+"""Stage runs that the timeline remembers."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """One run of a stage; `start` and `end` are seconds of `time.monotonic`."""
+
+    sample: int
+    stage: str
+    start: float
+    end: float
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a rank did: seconds, samples, and bytes sent (headers included) per movement."""
+
+    compute_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    samples: int = 0
+    sent_bytes: dict[int, int] = field(default_factory=dict)
+    timeline: deque[StageRun] = field(default_factory=lambda: deque(maxlen=TIMELINE))
+
+
+class Link:
+    """A transport bound to one deployment: it writes headers and drops what is stale."""
+
+    def __init__(self, transport: Transport, cluster: bytes, epoch: int, rank: int) -> None:
+        self._transport, self._epoch = transport, epoch
+        self._header = Header(cluster=cluster, epoch=epoch, sample=0, movement=0, source=rank)
+        self.stale = 0
+
+    def send(self, sample: int, movement: int, target: int, payload: list[Buffer]) -> int:
+        """Send a message; return its bytes."""
+        header = dataclasses.replace(self._header, sample=sample, movement=movement)
+        frames = encode(header, payload)
+        self._transport.send(target, frames)
+        return sum(memoryview(frame).nbytes for frame in frames)
+
+    def flush(self, executor: Executor, counters: Counters) -> None:
+        """Send what `executor` has ready."""
+        for out in executor.take_outgoing():
+            size = self.send(out.sample, out.movement, out.target, list(out.payload))
+            counters.sent_bytes[out.movement] = counters.sent_bytes.get(out.movement, 0) + size
+
+    def receive(self, timeout: float) -> Message | None:
+        """Return the next message of this deployment, or None after `timeout` seconds.
+
+        Raises
+        ------
+        WireError
+            What came is damaged, or from another cluster or a later epoch.
+        """
+        while (message := self._transport.receive(timeout)) is not None:
+            if isinstance(message, WireError):
+                raise message
+            header = message.header
+            if header.cluster != self._header.cluster:
+                raise WireError(f"a message of another cluster came from {header.source}")
+            if header.epoch > self._epoch:
+                raise WireError(f"epoch {header.epoch}; this deployment is {self._epoch}")
+            if header.epoch == self._epoch:
+                return message
+            self.stale += 1
+        return None
+
+
+class Engine:
+    """The loop of one device.
+
+    Parameters
+    ----------
+    executor : Executor
+        The device's state.
+    runner : StageRunner
+        Runs a stage, such as a `decnn_tvm.runtime.library.StageLibrary`.
+    link : Link
+        Its end of the network.
+    """
+
+    def __init__(self, executor: Executor, runner: StageRunner, link: Link) -> None:
+        self.executor, self.counters = executor, Counters()
+        self._runner, self._link = runner, link
+        self.failure: str | None = None
+
+    def step(self, timeout: float) -> bool:
+        """Take in messages and run one stage; wait `timeout` seconds where nothing is ready.
+
+        Returns
+        -------
+        bool
+            Whether anything happened.
+        """
+        busy = self._take_in(0.0)
+        ready = self.executor.next_stage()
+        if ready is None:
+            busy = busy or self._wait(timeout)
+        else:
+            self._run(*ready)
+        self._link.flush(self.executor, self.counters)
+        return busy or ready is not None
+
+    def loop(self, stopping: threading.Event, poll: float = 0.1) -> None:
+        """Run until `stopping` is set or something fails; a failure goes to the coordinator."""
+        try:
+            while not stopping.is_set():
+                self.step(poll)
+        except Exception as error:  # whatever a stage raises must reach the coordinator
+            logger.exception("the device stopped")
+            self.failure = f"{type(error).__name__}: {error}"
+            self._link.send(0, ERROR, HOST, [self.failure.encode()[:MAX_ERROR]])
+
+    def status(self) -> dict[str, Any]:
+        """Return what this device did, as JSON data."""
+        counters = self.counters
+        return {
+            "weight_bytes": getattr(self._runner, "weight_bytes", 0),
+            "peak_bytes": 0,
+            "sent_bytes": {str(i): count for i, count in list(counters.sent_bytes.items())},
+            "compute_seconds": counters.compute_seconds,
+            "wait_seconds": counters.wait_seconds,
+            "samples": counters.samples,
+            "failure": self.failure,
+            "timeline": [[r.sample, r.stage, r.start, r.end] for r in list(counters.timeline)],
+        }
+
+    def _take_in(self, timeout: float) -> bool:
+        busy = False
+        while (message := self._link.receive(0.0 if busy else timeout)) is not None:
+            self.executor.accept(message)
+            busy = True
+        return busy
+
+    def _wait(self, timeout: float) -> bool:
+        start, waiting = time.monotonic(), self.executor.open_samples > 0
+        busy = self._take_in(timeout)
+        if waiting:
+            self.counters.wait_seconds += time.monotonic() - start
+        return busy
+
+    def _run(self, sample: int, stage_index: int) -> None:
+        stage = self.executor.plan.stages[stage_index]
+        start = time.monotonic()
+        self.executor.run(sample, stage_index, self._runner)
+        end = time.monotonic()
+        self.counters.compute_seconds += end - start
+        self.counters.timeline.append(StageRun(sample, stage.function, start, end))
+        self.counters.samples += stage_index == len(self.executor.plan.stages) - 1

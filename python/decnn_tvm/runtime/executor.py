@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rank's state over all samples: what has arrived, what is ready, what to send.
+
+Pure bookkeeping over NumPy arrays: no thread, no socket, no clock. The coordinator is a rank
+without stages, so its inputs and outputs go the same way.
+
+Summands of a partial sum are kept until all are there and added in float32 in the order of their
+senders, so that the result does not depend on who was faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from decnn_tvm.errors import PackageError
+from decnn_tvm.plan import Host, Indices, Plan
+from decnn_tvm.runtime.steps import Move, moves_of, oldest_first, steps_of, uses_of
+from decnn_tvm.runtime.tensors import (
+    Array,
+    Moved,
+    aligned_empty,
+    aligned_zeros,
+    nbytes_of,
+    payload_of,
+    pieces_of,
+)
+from decnn_tvm.runtime.wire import Buffer, Message, WireError
+from decnn_tvm.transfers import HOST, Transfer
+
+MAX_OPEN = 1024
+"""Samples that may be open at a rank; a window is far smaller, so more means damage."""
+
+StageRunner: TypeAlias = Callable[[str, Sequence[Array]], Sequence[Array]]
+"""``runner(function, inputs) -> outputs``, in physical layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to send: `payload` stays valid as long as it is referenced."""
+
+    sample: int
+    movement: int
+    target: int
+    payload: Sequence[Buffer]
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """A value on its way: the parts that are still missing, and summands."""
+
+    missing: set[int]
+    buffer: Array | None = None
+    summands: dict[int, list[tuple[slice, Array]]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Sample:
+    """The state of one sample."""
+
+    values: dict[str, Array] = field(default_factory=dict)
+    uses: dict[str, int] = field(default_factory=dict)
+    arrivals: dict[int, _Arrival] = field(default_factory=dict)
+    stages: set[int] = field(default_factory=set)
+
+
+class Executor:
+    """One rank's engine.
+
+    Parameters
+    ----------
+    plan : Plan
+        The split network.
+    assignment : sequence of tuple of int
+        Channel groups of each device.
+    rank : int
+        This device, or `HOST`.
+
+    Raises
+    ------
+    PackageError
+        The plan is inconsistent (a value nobody produces, a transfer that cuts a block).
+    """
+
+    def __init__(self, plan: Plan, assignment: Sequence[Indices], rank: int) -> None:
+        self.plan, self.rank = plan, rank
+        self.steps = steps_of(plan, assignment, rank)
+        self.moves = {move.index: move for move in moves_of(plan, assignment, rank)}
+        self._values = {value.name: value for value in plan.values}
+        self._counts = {HOST: 1, **{d: len(groups) for d, groups in enumerate(assignment)}}
+        self._uses = uses_of(plan, self.moves.values(), rank)
+        self._stages = range(len(plan.stages)) if rank != HOST else range(0)
+        self._keep = frozenset(plan.outputs if rank == HOST else ())
+        self._looks = {
+            (move.index, transfer.source, transfer.target): self._look(move, transfer)
+            for move in self.moves.values()
+            for transfer in (*move.outgoing, *move.incoming)
+        }
+        self._padding = [
+            move
+            for move in self.moves.values()
+            if not move.incoming and rank != HOST and self._is_held(move.target)
+        ]
+        self._samples: dict[int, _Sample] = {}
+        self._outbox: list[Outgoing] = []
+        self._next_sample = 0
+        self._closed_below = 0
+        self._closed: set[int] = set()
+
+    @property
+    def open_samples(self) -> int:
+        """How many samples are under way."""
+        return len(self._samples)
+
+    @property
+    def largest_message(self) -> int:
+        """Bytes of the largest payload that may arrive."""
+        sizes = [
+            nbytes_of(self._looks[move.index, t.source, t.target][0], t)
+            for move in self.moves.values()
+            for t in move.incoming
+        ]
+        return max(sizes, default=0)
+
+    def provide(self, sample: int, inputs: dict[str, Array]) -> None:
+        """Start `sample` at the coordinator with its inputs."""
+        state = self._open(sample)
+        if state is None:
+            raise WireError(f"sample {sample} was started before")
+        self._next_sample = max(self._next_sample, sample + 1)
+        for name, array in inputs.items():
+            self._complete(sample, state, name, array)
+
+    def accept(self, message: Message) -> bool:
+        """Take in a message; return whether it counted (false for a sample that is done).
+
+        Raises
+        ------
+        WireError
+            It is not part of this plan at this rank, has the wrong size, or came twice.
+        """
+        header = message.header
+        move = self.moves.get(header.movement)
+        incoming = move.incoming if move is not None else ()
+        transfer = next((t for t in incoming if t.source == header.source), None)
+        if move is None or transfer is None or header.source == self.rank:
+            raise WireError(
+                f"movement {header.movement} from {header.source}: no such transfer to {self.rank}"
+            )
+        if self.rank == HOST and header.sample >= self._next_sample:
+            raise WireError(f"sample {header.sample} from {header.source} was never started")
+        state = self._open(header.sample)
+        if state is None:
+            return False
+        self._take(header.sample, state, move, transfer, message.payload)
+        return True
+
+    def next_stage(self) -> tuple[int, int] | None:
+        """Return the (sample, stage index) to run now, or None where nothing is ready."""
+        return oldest_first(
+            (sample, stage)
+            for sample, state in self._samples.items()
+            for stage in state.stages
+            if all(name in state.values for name in self.plan.stages[stage].inputs)
+        )
+
+    def run(self, sample: int, stage_index: int, runner: StageRunner) -> None:
+        """Run a stage that `next_stage` returned."""
+        state, stage = self._samples[sample], self.plan.stages[stage_index]
+        outputs = runner(stage.function, [state.values[name] for name in stage.inputs])
+        self._check_outputs(stage.function, stage.outputs, outputs)
+        state.stages.discard(stage_index)
+        for name, array in zip(stage.outputs, outputs, strict=True):
+            self._complete(sample, state, name, array)
+        for name in stage.inputs:
+            self._release(state, name)
+        self._close_if_done(sample, state)
+
+    def take_outgoing(self) -> list[Outgoing]:
+        """Return the messages to send since the last call."""
+        outgoing, self._outbox = self._outbox, []
+        return outgoing
+
+    def take_result(self, sample: int) -> dict[str, Array] | None:
+        """Return the outputs of `sample` at the coordinator, once; None while they miss."""
+        state = self._samples.get(sample)
+        if state is None or any(name not in state.values for name in self.plan.outputs):
+            return None
+        result = {name: state.values[name] for name in self.plan.outputs}
+        self.drop(sample)
+        return result
+
+    def missing(self, sample: int) -> list[int]:
+        """Return the ranks from which parts of `sample` have not arrived."""
+        state = self._samples.get(sample)
+        return sorted({r for a in state.arrivals.values() for r in a.missing}) if state else []
+
+    def drop(self, sample: int) -> None:
+        """Forget a sample; what still arrives for it is ignored."""
+        self._samples.pop(sample, None)
+        self._closed.add(sample)
+        while self._closed_below in self._closed:
+            self._closed.discard(self._closed_below)
+            self._closed_below += 1
+
+    def _look(self, move: Move, transfer: Transfer) -> tuple[Moved, Moved]:
+        """Return how a transfer sees its source and its target, checked once."""
+        source = Moved(self._values[move.source], self._counts[transfer.source], transfer.axis)
+        target = Moved(self._values[move.target], self._counts[transfer.target], transfer.axis)
+        same = source.block == target.block
+        ends = source.view_shape[::2] == target.view_shape[::2]
+        if not same or not ends:
+            raise PackageError(
+                f"plan: {move.source!r} -> {move.target!r}: layouts {source.shape} and "
+                f"{target.shape} differ beyond the moved axis. Compile the package again."
+            )
+        for run in transfer.runs:
+            source.span(run.source, run.length)
+            target.span(run.target, run.length)
+        return source, target
+
+    def _is_held(self, name: str) -> bool:
+        """Tell whether a device holds a part of this value (padding at least)."""
+        return not isinstance(self._values[name].placement, Host)
+
+    def _open(self, sample: int) -> _Sample | None:
+        if sample < self._closed_below or sample in self._closed:
+            return None
+        if sample not in self._samples:
+            if len(self._samples) >= MAX_OPEN:
+                raise WireError(f"sample {sample}: more than {MAX_OPEN} samples are open")
+            self._samples[sample] = state = _Sample(uses=dict(self._uses))
+            state.stages = set(self._stages)
+            self._expect(sample, state)
+        return self._samples[sample]
+
+    def _expect(self, sample: int, state: _Sample) -> None:
+        for move in self.moves.values():
+            if move.incoming:
+                state.arrivals[move.index] = _Arrival({t.source for t in move.incoming})
+        for move in self._padding:
+            value = self._values[move.target]
+            shape = value.physical_shape(self._counts[self.rank])
+            self._complete(sample, state, move.target, aligned_zeros(shape, value.dtype))
+
+    def _take(
+        self,
+        sample: int,
+        state: _Sample,
+        move: Move,
+        transfer: Transfer,
+        payload: Sequence[memoryview],
+    ) -> None:
+        arrival = state.arrivals.get(move.index)
+        if arrival is None or transfer.source not in arrival.missing:
+            raise WireError(
+                f"{move.target}: the part of sample {sample} from {transfer.source} came twice"
+            )
+        source, target = self._looks[move.index, transfer.source, transfer.target]
+        pieces = [
+            (target.span(run.target, run.length), piece)
+            for run, piece in pieces_of(source, payload, transfer.runs)
+        ]
+        if transfer.reduce:
+            arrival.summands[transfer.source] = pieces
+        else:
+            if arrival.buffer is None:
+                arrival.buffer = self._buffer(move, target)
+            view = target.view(arrival.buffer)
+            for span, piece in pieces:
+                view[:, span] = piece
+        arrival.missing.discard(transfer.source)
+        if not arrival.missing:
+            del state.arrivals[move.index]
+            self._complete(sample, state, move.target, self._finish(arrival, target))
+            self._close_if_done(sample, state)
+
+    def _buffer(self, move: Move, target: Moved) -> Array:
+        """Return a buffer for a value that arrives; zeros where padding stays unwritten."""
+        filled = sum(run.length for t in move.incoming for run in t.runs)
+        full = filled == target.view_shape[1] * target.block
+        return (aligned_empty if full else aligned_zeros)(target.shape, target.value.dtype)
+
+    @staticmethod
+    def _finish(arrival: _Arrival, target: Moved) -> Array:
+        if not arrival.summands:
+            assert arrival.buffer is not None
+            return arrival.buffer
+        total = aligned_zeros(target.shape, "float32")
+        view = target.view(total)
+        for rank in sorted(arrival.summands):
+            for span, piece in arrival.summands[rank]:
+                view[:, span] += piece
+        return total if target.value.dtype == "float32" else total.astype(target.value.dtype)
+
+    def _complete(self, sample: int, state: _Sample, name: str, array: Array) -> None:
+        """Note that a value is whole, and send or copy it where the plan says."""
+        if self._uses.get(name, 0) or name in self._keep:
+            state.values[name] = array
+        for move in self.moves.values():
+            if move.source == name:
+                self._emit(sample, state, move, array)
+
+    def _emit(self, sample: int, state: _Sample, move: Move, array: Array) -> None:
+        for transfer in move.outgoing:
+            source = self._looks[move.index, transfer.source, transfer.target][0]
+            payload = payload_of(source, array, transfer)
+            self._outbox.append(Outgoing(sample, move.index, transfer.target, payload))
+        own = next((t for t in move.incoming if t.source == self.rank), None)
+        if own is not None:
+            self._copy(sample, state, move, own, array)
+        if move.outgoing or own is not None:
+            self._release(state, move.source)
+
+    def _copy(self, sample: int, state: _Sample, move: Move, own: Transfer, array: Array) -> None:
+        source, target = self._looks[move.index, self.rank, self.rank]
+        whole = len(move.incoming) == 1 and self._is_identity(own, source, target)
+        if whole:
+            del state.arrivals[move.index]
+            self._complete(sample, state, move.target, array)
+            return
+        payload = [memoryview(part) for part in payload_of(source, array, own)]
+        self._take(sample, state, move, own, payload)
+
+    @staticmethod
+    def _is_identity(own: Transfer, source: Moved, target: Moved) -> bool:
+        """Tell whether a local copy would change nothing, so that the array itself serves."""
+        length = source.view_shape[1] * source.block
+        same = source.shape == target.shape and source.value.dtype == target.value.dtype
+        return same and [(r.source, r.target, r.length) for r in own.runs] == [(0, 0, length)]
+
+    def _release(self, state: _Sample, name: str) -> None:
+        """Count one use of a value; free it after the last."""
+        state.uses[name] -= 1
+        if not state.uses[name] and name not in self._keep:
+            state.values.pop(name, None)
+
+    def _close_if_done(self, sample: int, state: _Sample) -> None:
+        if self.rank != HOST and not state.stages and not state.arrivals:
+            self.drop(sample)
+
+    def _check_outputs(self, function: str, names: Sequence[str], outputs: Sequence[Array]) -> None:
+        if len(outputs) != len(names):
+            raise PackageError(
+                f"stage {function!r} gave {len(outputs)} outputs; the plan says {len(names)}. "
+                "Compile the package again."
+            )
+        for name, array in zip(names, outputs, strict=True):
+            value = self._values[name]
+            shape = value.physical_shape(self._counts[self.rank])
+            if array.shape != shape or array.dtype != np.dtype(value.dtype):
+                raise PackageError(
+                    f"stage {function!r}: output {name!r} is {array.dtype}{array.shape}; the plan "
+                    f"says {value.dtype}{shape}. Compile the package again."
+                )

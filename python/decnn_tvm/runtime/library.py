@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled libraries, run with TVM's runtime library alone.
+
+`tvm_ffi` and ``libtvm_runtime.so`` suffice: the Python package `tvm`, and the compiler that its
+import loads, stay out of a worker. Where `tvm` is loaded already, its runtime is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from decnn_tvm.errors import PackageError
+from decnn_tvm.plan import Plan
+from decnn_tvm.runtime.tensors import Array, aligned
+
+logger = logging.getLogger(__name__)
+
+PACK_SUFFIX = "_transform_params"
+"""``relax.transform.LiftTransformParams`` calls the function that packs ``f``'s weights so."""
+_CPU = 1
+_POOLED = 2
+
+
+@functools.cache
+def load_runtime() -> Any:
+    """Load TVM's runtime library into this process, without importing `tvm`; return `tvm_ffi`.
+
+    Raises
+    ------
+    PackageError
+        apache-tvm is not installed.
+    """
+    import tvm_ffi
+
+    if "tvm" in sys.modules:
+        return tvm_ffi
+    spec = importlib.util.find_spec("tvm")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    for folder in folders:
+        library = Path(folder) / "lib" / "libtvm_runtime.so"
+        if library.is_file():
+            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+            return tvm_ffi
+    raise PackageError(
+        "libtvm_runtime.so is not installed. Run: pip install apache-tvm==0.27.0.post1"
+    )
+
+
+class StageLibrary:
+    """A library with its weights packed: a `StageRunner`.
+
+    Parameters
+    ----------
+    path : Path
+        The compiled library.
+    plan : Plan
+        The plan it was compiled for.
+    weights : mapping of str to array
+        Canonical weights of this device's groups; packed stage by stage.
+
+    Attributes
+    ----------
+    weight_bytes : int
+        Bytes of the packed weights.
+
+    Raises
+    ------
+    PackageError
+        The library can't be loaded, lacks a stage, or refuses the weights.
+    """
+
+    def __init__(self, path: Path, plan: Plan, weights: Mapping[str, Array]) -> None:
+        self._ffi = load_runtime()
+        self._path = path
+        self._module = self._load(path)
+        self._functions = {stage.function: self._function(stage.function) for stage in plan.stages}
+        self._packed: dict[str, tuple[Any, ...]] = {}
+        for stage in plan.stages:
+            self._packed[stage.function] = self._pack(
+                stage.function, [weights[name] for name in stage.weights]
+            )
+        # Stages may share a packed weight: count each tensor once.
+        packed = [np.from_dlpack(t) for tensors in self._packed.values() for t in tensors]
+        self.weight_bytes = sum({a.ctypes.data: a.nbytes for a in packed}.values())
+
+    def __call__(self, function: str, inputs: Sequence[Array]) -> list[Array]:
+        """Run a stage; inputs and outputs are shared with TVM, not copied."""
+        tensors = [self._ffi.from_dlpack(aligned(array)) for array in inputs]
+        result = self._functions[function](*tensors, *self._packed[function])
+        outputs = [result] if isinstance(result, self._ffi.Tensor) else list(result)
+        return [np.from_dlpack(tensor) for tensor in outputs]
+
+    def _load(self, path: Path) -> Any:
+        try:
+            module = self._ffi.load_module(str(path))["vm_load_executable"]()
+            module["vm_initialization"](_CPU, 0, _POOLED)
+        except Exception as error:  # tvm_ffi raises what the C++ side names
+            raise PackageError(
+                f"{path.name}: can't be loaded ({_first_line(error)}). Compile the package again."
+            ) from error
+        return module
+
+    def _function(self, name: str) -> Any:
+        try:
+            return self._module[name]
+        except AttributeError as error:
+            raise PackageError(
+                f"{self._path.name}: has no function {name!r}. Compile the package again."
+            ) from error
+
+    def _pack(self, function: str, weights: Sequence[Array]) -> tuple[Any, ...]:
+        if not weights:
+            return ()
+        pack = self._function(function + PACK_SUFFIX)
+        try:
+            return tuple(pack([self._ffi.from_dlpack(aligned(array)) for array in weights]))
+        except Exception as error:  # tvm_ffi raises what the C++ side names
+            raise PackageError(
+                f"{self._path.name}: {function!r} refuses its weights ({_first_line(error)}). "
+                "Compile the package again."
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worker processes on this machine: the embedded default."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+from decnn_tvm.errors import ClusterError, ClusterTimeout
+from decnn_tvm.runtime.cluster import TIMEOUT, Cluster
+from decnn_tvm.runtime.control import RemoteWorker
+from decnn_tvm.runtime.machine import cores
+
+HOST = "127.0.0.1"
+STOP_TIMEOUT = 8.0
+TAIL = 2000
+"""Characters of a dead worker's standard error that an error shows."""
+
+
+class LocalCluster(Cluster):
+    """Starts `count` worker processes and ends them.
+
+    The processes end with this one, however it ends. Ctrl-C reaches only this process, which
+    then closes the cluster in order.
+
+    Parameters
+    ----------
+    count : int
+        How many workers.
+    timeout : float
+        Seconds that any wait for a worker may take.
+    threads : int, optional
+        Threads of each worker's kernels; by default the cores divided by `count`.
+
+    Raises
+    ------
+    ClusterError
+        A worker did not start; shows what it wrote.
+    """
+
+    def __init__(self, count: int, *, timeout: float = TIMEOUT, threads: int | None = None) -> None:
+        if count < 1:
+            raise ClusterError(f"{count} workers: expected at least 1.")
+        super().__init__([], host=HOST, timeout=timeout)
+        self._folder = Path(tempfile.mkdtemp(prefix="decnn-cluster-"))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._end = weakref.finalize(self, _end, self._processes, self._workers, self._folder)
+        try:
+            share = threads or max(1, cores() // count)
+            for rank in range(count):
+                self._processes.append(_spawn(self._folder, rank, share))
+            for rank in range(count):
+                self._workers.append(self._greet(rank))
+        except BaseException:
+            self._end()
+            raise
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """The process ids of the workers, by rank."""
+        return tuple(process.pid for process in self._processes)
+
+    def check(self) -> None:
+        """Raise `ClusterError` where a worker has died, with what it wrote last."""
+        for rank, process in enumerate(self._processes):
+            if process.poll() is not None:
+                name = self._workers[rank].name if rank < len(self._workers) else f"worker {rank}"
+                how = _how_it_ended(process.returncode)
+                raise ClusterError(f"{name} {how}. {self.explain([rank])}")
+        super().check()
+
+    def explain(self, ranks: Sequence[int]) -> str:
+        """Return the end of what workers wrote to standard error."""
+        tails = [f"worker {rank} wrote: {self._tail(rank)}" for rank in ranks]
+        return "\n".join(tails)
+
+    def close(self) -> None:
+        """Close all sessions, end the processes, and remove their files."""
+        try:
+            super().close()
+        finally:
+            self._end()
+
+    def __enter__(self) -> LocalCluster:
+        return self
+
+    def _greet(self, rank: int) -> RemoteWorker:
+        line = self._first_line(rank)
+        address = json.loads(line)
+        name = f"worker {rank} (process {self._processes[rank].pid})"
+        return RemoteWorker(f"{address['host']}:{address['port']}", name, self._timeout)
+
+    def _first_line(self, rank: int) -> bytes:
+        stream = self._processes[rank].stdout
+        assert stream is not None
+        deadline = time.monotonic() + self._timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_READ)
+            if selector.select(max(0.0, deadline - time.monotonic())):
+                line = stream.readline()
+                if line:
+                    return line
+                self._processes[rank].wait(STOP_TIMEOUT)
+                raise ClusterError(f"worker {rank} did not start. {self.explain([rank])}")
+        raise ClusterTimeout(f"worker {rank}: not ready within {self._timeout:g} s.")
+
+    def _tail(self, rank: int) -> str:
+        with contextlib.suppress(OSError):
+            text = _log(self._folder, rank).read_text(errors="replace").strip()
+            return text[-TAIL:] or "nothing"
+        return "nothing"
+
+
+def _log(folder: Path, rank: int) -> Path:
+    return folder / f"worker{rank}.log"
+
+
+def _spawn(folder: Path, rank: int, threads: int) -> subprocess.Popen[bytes]:
+    files = folder / f"worker{rank}"
+    files.mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "decnn_tvm.runtime.worker",
+        "--until-eof",
+        "--folder",
+        str(files),
+    ]
+    environment = {**os.environ, "TVM_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+    with _log(folder, rank).open("wb") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _end(
+    processes: Sequence[subprocess.Popen[bytes]], workers: Sequence[RemoteWorker], folder: Path
+) -> None:
+    """End worker processes, first by asking, and remove their files."""
+    for worker in workers:
+        worker.disconnect()
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+    deadline = time.monotonic() + STOP_TIMEOUT
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit status {code}"

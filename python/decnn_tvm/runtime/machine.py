@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this machine is, whether a package fits it, and how much memory this process takes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from decnn_tvm.errors import PackageError
+from decnn_tvm.package import Manifest, versions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A worker's machine: `platform.machine`, CPU features, installed versions."""
+
+    machine: str
+    features: tuple[str, ...]
+    versions: dict[str, str]
+
+
+def this_machine() -> Machine:
+    """Return what this machine is."""
+    return Machine(machine=platform.machine(), features=_cpu_features(), versions=versions())
+
+
+def _cpu_features() -> tuple[str, ...]:
+    text = Path("/proc/cpuinfo").read_text()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return tuple(found.group(1).split()) if found else ()
+
+
+def choose_target(manifest: Manifest, machine: Machine, name: str, wanted: str | None) -> str:
+    """Return the target of the package that fits a worker.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        The package's.
+    machine : Machine
+        The worker's.
+    name : str
+        The worker, for messages.
+    wanted : str, optional
+        The target to use; by default the first that fits.
+
+    Raises
+    ------
+    PackageError
+        Nothing fits, or the versions differ; names both sides and the remedy.
+    """
+    if machine.versions != manifest.versions:
+        differing = [
+            f"{key} {value} (worker: {machine.versions.get(key)})"
+            for key, value in manifest.versions.items()
+            if machine.versions.get(key) != value
+        ]
+        raise PackageError(
+            f"{name}: the package was compiled with {', '.join(differing)}. Install the same "
+            "versions on both sides, or compile the package again."
+        )
+    if wanted is not None and wanted not in manifest.targets:
+        raise PackageError(
+            f"the package is compiled for {sorted(manifest.targets)}, not for {wanted!r}. "
+            "Compile it for that target too."
+        )
+    candidates = list(manifest.targets) if wanted is None else [wanted]
+    misfits = {target: _misfit(manifest, target, machine) for target in candidates}
+    for target, misfit in misfits.items():
+        if not misfit:
+            return target
+    reasons = "; ".join(f"target {target!r} needs {why}" for target, why in misfits.items())
+    raise PackageError(
+        f"{name} ({machine.machine}): no library of the package fits: {reasons}. "
+        "Compile the package for this machine."
+    )
+
+
+def _misfit(manifest: Manifest, target: str, machine: Machine) -> str:
+    libraries = manifest.targets[target]
+    if libraries.machine != machine.machine:
+        return f"a {libraries.machine} machine"
+    lacking = [f for f in libraries.features if f not in machine.features]
+    return f"CPU features {lacking} that it lacks" if lacking else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes: resident now, and the most since `reset_peak`."""
+
+    resident: int
+    peak: int
+
+
+def memory() -> Memory:
+    """Return this process's memory, from ``/proc/self/status``."""
+    text = Path("/proc/self/status").read_text()
+    sizes = {key: int(kib) << 10 for key, kib in re.findall(r"^(Vm\w+):\s+(\d+) kB", text, re.M)}
+    return Memory(sizes["VmRSS"], sizes["VmHWM"])
+
+
+def reset_peak() -> None:
+    """Start a new peak where the kernel allows it (Linux with ``CONFIG_PROC_PAGE_MONITOR``)."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session: samples in, results out, in order, with a bounded number under way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol, TypeAlias
+
+from decnn_tvm.errors import ClusterError, ClusterTimeout, InputError
+from decnn_tvm.plan import Indices, Plan
+from decnn_tvm.runtime.engine import Counters, Link
+from decnn_tvm.runtime.executor import Executor
+from decnn_tvm.runtime.samples import NanPolicy, check_policy, check_sample
+from decnn_tvm.runtime.statistics import DeviceStats, TimelineEvent, device_stats, timeline_events
+from decnn_tvm.runtime.steps import check_host
+from decnn_tvm.runtime.tensors import Array
+from decnn_tvm.runtime.wire import ERROR, Message
+from decnn_tvm.transfers import HOST
+
+Sample: TypeAlias = "Array | Mapping[str, Array]"
+Result: TypeAlias = "Array | dict[str, Array]"
+
+POLL = 0.2
+"""Seconds between two looks at whether the workers live."""
+
+
+class Devices(Protocol):
+    """What a session needs from the devices behind it."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What messages call the devices, by rank."""
+
+    def check(self) -> None:
+        """Raise `ClusterError` where a device is gone, with the cause."""
+
+    def explain(self, ranks: Sequence[int]) -> str:
+        """Return what is known about devices that do not answer."""
+
+    def status(self, rank: int) -> dict[str, Any]:
+        """Return a device's counters."""
+
+    def close(self) -> None:
+        """End the deployment on every device and free what it took."""
+
+
+class Session:
+    """A deployed network; made by ``deploy``.
+
+    Use it in a ``with`` block. Calls from several threads take turns.
+
+    Parameters
+    ----------
+    plan : Plan
+        The network.
+    assignment : sequence of tuple of int
+        Channel groups of each device.
+    link : Link
+        The coordinator's end of the network.
+    devices : Devices
+        The devices.
+    timeout : float
+        Seconds without any result after which a wait ends in `ClusterTimeout`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        assignment: Sequence[Indices],
+        link: Link,
+        devices: Devices,
+        timeout: float,
+    ) -> None:
+        check_host(plan)
+        self.plan, self.assignment = plan, tuple(assignment)
+        self._executor = Executor(plan, assignment, HOST)
+        self._link, self._devices, self._timeout = link, devices, timeout
+        self._counters = Counters()
+        self._lock = threading.RLock()
+        self._next = 0
+        self._failure: str | None = None
+        self._closed = False
+
+    def run(self, sample: Sample, *, nan: str = "raise") -> Result:
+        """Compute one sample.
+
+        Parameters
+        ----------
+        sample : array, or mapping of input names to arrays
+            The inputs, of exactly the network's shapes and dtypes; nothing is cast.
+        nan : {"raise", "allow"}
+            Whether NaN in an input is refused.
+
+        Returns
+        -------
+        array, or dict of arrays where the network has several outputs
+
+        Raises
+        ------
+        InputError
+            The sample does not fit.
+        ClusterError
+            A device failed, died, or gave no answer in time (`ClusterTimeout`).
+        """
+        return self._wait(self._submit(sample, check_policy(nan)))
+
+    def stream(
+        self, samples: Iterable[Sample], *, in_flight: int = 4, nan: str = "raise"
+    ) -> Iterator[Result]:
+        """Compute samples, at most `in_flight` at a time, and yield their results in order.
+
+        A sample is taken from `samples` only when there is room for it. Parameters and errors
+        are otherwise those of `run`.
+        """
+        policy = check_policy(nan)
+        if in_flight < 1:
+            raise InputError(f"in_flight={in_flight}: expected at least 1.")
+        return self._stream(iter(samples), in_flight, policy)
+
+    def stats(self) -> list[DeviceStats]:
+        """Return what each device did since the session began."""
+        with self._lock:
+            self._check_open()
+            return [
+                device_stats(self.plan, rank, name, groups, self._devices.status(rank))
+                for rank, (name, groups) in enumerate(
+                    zip(self._devices.names, self.assignment, strict=True)
+                )
+            ]
+
+    def timeline(self) -> list[TimelineEvent]:
+        """Return the recent stage runs of all devices, by start."""
+        with self._lock:
+            self._check_open()
+            ranks = range(len(self.assignment))
+            events = [e for r in ranks for e in timeline_events(r, self._devices.status(r))]
+            return sorted(events, key=lambda event: event.start)
+
+    @property
+    def sent_bytes(self) -> dict[str, int]:
+        """Bytes that the coordinator sent, headers included, for each movement."""
+        names = [f"{m.source} -> {m.target}" for m in self.plan.movements]
+        return {names[i]: count for i, count in self._counters.sent_bytes.items()}
+
+    def close(self) -> None:
+        """End the session on every device; further calls fail."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._devices.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _stream(
+        self, samples: Iterator[Sample], in_flight: int, policy: NanPolicy
+    ) -> Iterator[Result]:
+        window: deque[int] = deque()
+        try:
+            more = True
+            while more or window:
+                while more and len(window) < in_flight:
+                    try:
+                        window.append(self._submit(next(samples), policy))
+                    except StopIteration:
+                        more = False
+                if window:
+                    result = self._wait(window[0])
+                    window.popleft()
+                    yield result
+        finally:
+            for sample in window:
+                self._executor.drop(sample)
+
+    def _submit(self, sample: Sample, policy: NanPolicy) -> int:
+        inputs = check_sample(self.plan, sample, policy)
+        with self._lock:
+            self._check_open()
+            number, self._next = self._next, self._next + 1
+            # The caller may reuse its array while the network still sends from it.
+            self._executor.provide(number, {name: a.copy() for name, a in inputs.items()})
+            self._link.flush(self._executor, self._counters)
+            return number
+
+    def _wait(self, sample: int) -> Result:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            with self._lock:
+                self._check_open()
+                result = self._executor.take_result(sample)
+                if result is not None:
+                    return result if len(result) > 1 else result[self.plan.outputs[0]]
+                if self._pump(sample):
+                    deadline = time.monotonic() + self._timeout
+                elif time.monotonic() > deadline:
+                    self._time_out(sample)
+
+    def _pump(self, sample: int) -> bool:
+        """Take in one message; return whether one came."""
+        try:
+            message = self._link.receive(POLL)
+            if message is None:
+                self._devices.check()
+                return False
+            self._take(message)
+        except ClusterError as error:
+            self._failure = str(error)
+            raise
+        return True
+
+    def _take(self, message: Message) -> None:
+        if message.header.movement == ERROR:
+            rank = message.header.source
+            text = b"".join(message.payload).decode(errors="replace")
+            raise ClusterError(f"{self._devices.names[rank]} failed: {text}")
+        self._executor.accept(message)
+
+    def _time_out(self, sample: int) -> None:
+        missing = self._executor.missing(sample)
+        names = ", ".join(self._devices.names[rank] for rank in missing)
+        self._failure = (
+            f"sample {sample}: no result from {names} within {self._timeout:g} s. "
+            f"{self._devices.explain(missing)}"
+        )
+        raise ClusterTimeout(self._failure)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClusterError("the session is closed. Deploy the package again.")
+        if self._failure is not None:
+            raise ClusterError(f"the session has failed: {self._failure} Deploy the package again.")

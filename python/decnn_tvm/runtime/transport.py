@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How messages travel: a small seam, its in-memory twin, and ZeroMQ.
+
+`send` never blocks: what is under way is bounded by the session's in-flight window. `receive`
+waits at most its timeout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import zmq
+
+from decnn_tvm.errors import ClusterError
+from decnn_tvm.runtime.wire import MAX_PAYLOAD, Buffer, Message, WireError, decode
+
+LINGER_MS = 500
+POLL_MS = 100
+
+
+class Transport(Protocol):
+    """Sends frames to ranks and receives decoded messages."""
+
+    def send(self, target: int, frames: Sequence[Buffer]) -> None:
+        """Send a message to a rank, without waiting."""
+
+    def receive(self, timeout: float) -> Message | WireError | None:
+        """Return the next message, the reason why one was refused, or None after `timeout` s."""
+
+    def close(self) -> None:
+        """Free sockets and threads."""
+
+
+class MemoryNetwork:
+    """Transports of several ranks in one process; the frames are copied as a network would."""
+
+    def __init__(self, ranks: Sequence[int]) -> None:
+        self.queues: dict[int, queue.SimpleQueue[list[bytes]]] = {
+            rank: queue.SimpleQueue() for rank in ranks
+        }
+
+    def transport(self, rank: int) -> MemoryTransport:
+        """Return the transport of one rank."""
+        return MemoryTransport(self, rank)
+
+
+class MemoryTransport:
+    """One rank's end of a `MemoryNetwork`."""
+
+    def __init__(self, network: MemoryNetwork, rank: int) -> None:
+        self._network, self._rank = network, rank
+
+    def send(self, target: int, frames: Sequence[Buffer]) -> None:
+        """Send a message to a rank, without waiting."""
+        self._network.queues[target].put([bytes(frame) for frame in frames])
+
+    def receive(self, timeout: float) -> Message | WireError | None:
+        """Return the next message, the reason why one was refused, or None after `timeout` s."""
+        try:
+            own = self._network.queues[self._rank]
+            return _decode(own.get(timeout=timeout) if timeout > 0 else own.get_nowait())
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to free."""
+
+
+class ZmqTransport:
+    """ZeroMQ: one bound PULL socket, one PUSH socket for every peer.
+
+    The PULL socket belongs to a receive thread, the PUSH sockets to the thread that sends.
+
+    Parameters
+    ----------
+    host : str
+        Address of the interface to bind; the port is free and chosen by the system.
+    """
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._context = zmq.Context(io_threads=1)
+        self._inbox: queue.SimpleQueue[Message | WireError] = queue.SimpleQueue()
+        self._peers: dict[int, zmq.Socket[bytes]] = {}
+        self._stopping = threading.Event()
+        pull = self._context.socket(zmq.PULL)
+        pull.setsockopt(zmq.RCVHWM, 0)
+        pull.setsockopt(zmq.LINGER, 0)
+        pull.setsockopt(zmq.MAXMSGSIZE, MAX_PAYLOAD)
+        try:
+            self.port = int(pull.bind_to_random_port(f"tcp://{host}"))
+        except zmq.ZMQError as error:
+            pull.close()
+            self._context.term()
+            raise ClusterError(
+                f"can't listen on {host!r} ({error}). Pass an address of this machine."
+            ) from error
+        self._thread = threading.Thread(
+            target=self._receive_all, args=(pull,), name="decnn-receive", daemon=True
+        )
+        self._thread.start()
+
+    def connect(self, addresses: Mapping[int, str]) -> None:
+        """Connect to ``host:port`` of every peer rank."""
+        for rank, address in addresses.items():
+            push = self._context.socket(zmq.PUSH)
+            push.setsockopt(zmq.SNDHWM, 0)
+            push.setsockopt(zmq.LINGER, LINGER_MS)
+            push.connect(f"tcp://{address}")
+            self._peers[rank] = push
+
+    def send(self, target: int, frames: Sequence[Buffer]) -> None:
+        """Send a message to a rank, without waiting; large frames are not copied."""
+        self._peers[target].send_multipart(frames, flags=zmq.NOBLOCK, copy=False)
+
+    def receive(self, timeout: float) -> Message | WireError | None:
+        """Return the next message, the reason why one was refused, or None after `timeout` s."""
+        try:
+            return self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """Close all sockets; what was sent has half a second to leave."""
+        self._stopping.set()
+        self._thread.join()
+        for push in self._peers.values():
+            push.close()
+        self._peers.clear()
+        self._context.term()
+
+    def _receive_all(self, pull: zmq.Socket[bytes]) -> None:
+        with contextlib.closing(pull):
+            while not self._stopping.is_set():
+                if pull.poll(POLL_MS):
+                    frames = pull.recv_multipart(copy=False)
+                    self._inbox.put(_decode([frame.buffer for frame in frames]))
+
+
+def _decode(frames: Sequence[Buffer]) -> Message | WireError:
+    try:
+        return decode(frames)
+    except WireError as error:
+        return error

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker process: ``python -m decnn_tvm.runtime.worker``.
+
+It loads TVM's runtime, listens for a coordinator, prints one line of JSON with its address, and
+serves until SIGTERM or SIGINT, or, with ``--until-eof``, until its standard input ends, which it
+does when the process that started it is gone. Its files live in a folder that it removes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from rpyc.utils.helpers import classpartial
+from rpyc.utils.server import ThreadedServer
+
+from decnn_tvm.runtime.control import ControlService, WorkerState, protocol
+from decnn_tvm.runtime.library import load_runtime
+
+logger = logging.getLogger(__name__)
+
+CALL_TIMEOUT = 60.0
+STOP_TIMEOUT = 5.0
+
+
+def serve(host: str, port: int, folder: Path, stopping: threading.Event) -> None:
+    """Serve on ``host:port`` (0 for a free port) until `stopping` is set."""
+    _leave_out_torch()
+    load_runtime()
+    state = WorkerState(folder, host, STOP_TIMEOUT)
+    server = ThreadedServer(
+        classpartial(ControlService, state),
+        hostname=host,
+        port=port,
+        protocol_config=protocol(CALL_TIMEOUT),
+        logger=logger,
+    )
+    thread = threading.Thread(target=server.start, name="decnn-control", daemon=True)
+    thread.start()
+    print(json.dumps({"host": host, "port": server.port}), flush=True)
+    try:
+        stopping.wait()
+    finally:
+        state.shut_down()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a worker with command line arguments."""
+    options = _parser().parse_args(arguments)
+    faulthandler.enable()
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logger.setLevel(logging.ERROR)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    if options.until_eof:
+        threading.Thread(target=_wait_for_eof, args=(stopping,), daemon=True).start()
+    folder = Path(tempfile.mkdtemp(prefix="decnn-worker-", dir=options.folder))
+    code = 0
+    try:
+        serve(options.host, options.port, folder, stopping)
+    except SystemExit:
+        pass
+    except Exception:
+        logger.exception("worker failed")
+        code = 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if options.folder:
+            with contextlib.suppress(OSError):
+                os.rmdir(options.folder)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a stage that hangs in native code must not keep the process
+
+
+def _leave_out_torch() -> None:
+    """Keep `tvm_ffi` from importing torch where it is installed: a worker has no use for it."""
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+
+
+def _leave(*_: object) -> None:
+    """Leave the main thread's wait, which setting its event from here could block."""
+    raise SystemExit
+
+
+def _wait_for_eof(stopping: threading.Event) -> None:
+    while sys.stdin.buffer.read(1 << 16):
+        pass
+    stopping.set()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="decnn_tvm.runtime.worker", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="interface to listen on")
+    parser.add_argument("--port", type=int, default=0, help="control port; 0 for any free one")
+    parser.add_argument("--folder", help="where to make the folder for uploaded files")
+    parser.add_argument("--until-eof", action="store_true", help="end when standard input ends")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
