@@ -3,9 +3,9 @@
 
 Feature maps that elementwise operators, pooling, depthwise convolutions or concatenations tie
 together form one class, and a class has one block, so that no layout is changed inside a residual
-chain. A block divides the channels of every member and the channels per group of every convolution
-that reads or writes one, so that it never straddles a channel group. A class that reaches a boundary
-of the function takes the block of that boundary.
+chain. A block divides the channels of every member, and the channels per group of every
+convolution that reads or writes one, so that it never straddles a channel group. A class that
+reaches a boundary of the function takes the block of that boundary.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def is_spatial_reduction(call: relax.Call) -> bool:
 
 
 class _Classes:
-    """Union-find over Vars, with the common unit of channels and the boundary block of each class."""
+    """Union-find over Vars; a class knows its unit of channels and its boundary block."""
 
     def __init__(self) -> None:
         self._parent: dict[relax.Var, relax.Var] = {}

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lower the stages of a network to one library.
+
+For every stage function ``f`` of the module the library holds two functions:
+
+``f_transform_params(weights)``
+    takes one tuple (or list) of all weights of the stage, in the order of the function's parameters,
+    and returns a tuple of packed weights. It is there for every stage: without weights it takes and
+    returns an empty tuple; a weight that needs no packing may come back as the same tensor.
+``f(*inputs, *packed)``
+    runs the stage.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from decnn_tvm.errors import CompileError
+from decnn_tvm.passes.use_blocked_layouts import UseBlockedLayouts
+from decnn_tvm.schedules.apply import ScheduleKernels
+from decnn_tvm.schedules.blocks import preferred_block
+from decnn_tvm.schedules.legalize import legalize_map
+
+__all__ = ["build_stages", "preferred_block"]
+
+
+def build_stages(mod: tvm.IRModule, target: tvm.target.Target) -> relax.VMExecutable:
+    """Compile every Relax function of `mod`.
+
+    Parameters
+    ----------
+    mod
+        Stage functions: one dataflow block each, static shapes, logical NCHW and OIHW, the attribute
+        ``num_input`` (the parameters after the first ``num_input`` are weights), optionally
+        ``decnn.input_blocks`` and ``decnn.output_blocks``: the channel block of each tensor that
+        comes in or goes out as ``NCHW{b}c``; 1 stands for the plain layout.
+    target
+        CPU to compile for.
+
+    Returns
+    -------
+    relax.VMExecutable
+        With ``f`` and ``f_transform_params`` for every function ``f``.
+
+    Raises
+    ------
+    CompileError
+        If there is no code for an operator or a layer.
+    """
+    with target:
+        mod = tvm.transform.Sequential([*layout_passes(), *kernel_passes()])(mod)
+        _check_lowered(mod)
+        mod = tvm.transform.Sequential([*fusion_passes(), ScheduleKernels()])(mod)
+    return tvm.compile(mod, target=target)
+
+
+def layout_passes() -> list[tvm.transform.Pass]:
+    """Return the passes that settle the layouts."""
+    return [
+        relax.transform.DecomposeOpsForInference(),
+        relax.transform.CanonicalizeBindings(),
+        UseBlockedLayouts(),
+    ]
+
+
+def kernel_passes() -> list[tvm.transform.Pass]:
+    """Return the passes that turn operators into loops and split off the packing of weights."""
+    return [
+        relax.transform.LegalizeOps(legalize_map()),
+        relax.transform.LiftTransformParams(),
+    ]
+
+
+def fusion_passes() -> list[tvm.transform.Pass]:
+    """Return the passes that fuse loops."""
+    return [
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+    ]
+
+
+# Relax operators that later passes lower: to calls of the runtime, not to loops.
+_LATE_OPS = {"relax.call_tir", "relax.call_dps_packed", "relax.call_pure_packed", "relax.shape_of"}
+
+
+def _check_lowered(mod: tvm.IRModule) -> None:
+    for var, func in mod.functions_items():
+        if isinstance(func, relax.Function):
+            left = sorted(_operators(func) - _LATE_OPS)
+            if left:
+                raise CompileError(
+                    f"stage {var.name_hint!r}: TVM has no kernel for "
+                    f"{', '.join(left)}; replace these operators in the network"
+                )
+
+
+def _operators(func: relax.Function) -> set[str]:
+    names: set[str] = set()
+
+    def visit(expr: relax.Expr) -> None:
+        if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op):
+            names.add(expr.op.name)
+
+    relax.analysis.post_order_visit(func, visit)
+    return names

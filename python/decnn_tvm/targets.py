@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compilation targets by name, and what a machine needs to run their code.
+
+A target is ``"host"``, a CPU tag of TVM (``"raspberry-pi/4b-aarch64"``), or a dict in TVM's own form
+(``{"kind": "llvm", "mtriple": ..., "mcpu": ...}``).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm.target import codegen
+
+from decnn_tvm.errors import CompileError
+
+# LLVM's name of a vector feature -> the flag of /proc/cpuinfo. Code may use any of them unasked.
+_X86_FLAGS = {
+    "sse4.2": "sse4_2",
+    "avx": "avx",
+    "avx2": "avx2",
+    "fma": "fma",
+    "f16c": "f16c",
+    "bmi2": "bmi2",
+    "avx512f": "avx512f",
+    "avx512bw": "avx512bw",
+    "avx512cd": "avx512cd",
+    "avx512dq": "avx512dq",
+    "avx512vl": "avx512vl",
+    "avx512vbmi": "avx512vbmi",
+    "avx512vbmi2": "avx512_vbmi2",
+    "avx512vnni": "avx512_vnni",
+    "avx512bf16": "avx512_bf16",
+    "avx512fp16": "avx512_fp16",
+    "avxvnni": "avx_vnni",
+}
+_ARM_FLAGS = {
+    "neon": "asimd",
+    "fullfp16": "asimdhp",
+    "dotprod": "asimddp",
+    "sve": "sve",
+    "sve2": "sve2",
+}
+_FLAGS = {"x86_64": _X86_FLAGS, "aarch64": _ARM_FLAGS}
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuTarget:
+    """A CPU to compile for.
+
+    Attributes
+    ----------
+    name
+        What the user wrote, or the JSON-like text of a dict.
+    target
+        TVM's target.
+    machine
+        The `platform.machine` of a device that runs the code.
+    features
+        Flags of ``/proc/cpuinfo`` that the device must have.
+    """
+
+    name: str
+    target: tvm.target.Target
+    machine: str
+    features: tuple[str, ...]
+
+
+def resolve_target(name: str | Mapping[str, Any]) -> CpuTarget:
+    """Return the target called `name`.
+
+    Parameters
+    ----------
+    name
+        ``"host"``, a CPU tag of TVM, or a dict of TVM's target options with kind ``llvm``.
+
+    Raises
+    ------
+    CompileError
+        If there is no such target, it is not a CPU, or LLVM does not know its processor.
+    """
+    options = _host_options() if name == "host" else _known_options(name)
+    try:
+        target = tvm.target.Target(options)
+    except (ValueError, TypeError, tvm.TVMError) as error:
+        raise CompileError(
+            f"target {name!r}: TVM can't make it: {_first_line(error)}; expected 'host', one of "
+            f"{', '.join(known_targets())}, or a dict such as "
+            "{'kind': 'llvm', 'mtriple': 'aarch64-linux-gnu', 'mcpu': 'cortex-a72'}"
+        ) from error
+    machine = _machine(target)
+    _check(name, target, machine)
+    present = codegen.llvm_get_cpu_features(target)
+    features = tuple(flag for llvm, flag in _FLAGS.get(machine, {}).items() if llvm in present)
+    text = name if isinstance(name, str) else repr(dict(name))
+    return CpuTarget(name=text, target=target, machine=machine, features=features)
+
+
+def known_targets() -> list[str]:
+    """Return the names that `resolve_target` takes besides dicts."""
+    tags = [str(tag) for tag in tvm.target.list_tags()]
+    return ["host", *sorted(tag for tag in tags if tvm.target.Target(tag).kind.name == "llvm")]
+
+
+def missing_features(required: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of `required` that this machine lacks."""
+    present = _cpu_flags()
+    return tuple(flag for flag in required if flag not in present)
+
+
+def _host_options() -> dict[str, Any]:
+    """Describe this processor, without what its kind has and a hypervisor hides."""
+    options = {
+        "kind": "llvm",
+        "mtriple": codegen.llvm_get_system_triple(),
+        "mcpu": codegen.llvm_get_system_cpu(),
+        "num-cores": 1,
+    }
+    present = codegen.llvm_get_cpu_features(tvm.target.Target(options))
+    flags = _cpu_flags()
+    names = _FLAGS.get(_normal_machine(platform.machine()), {})
+    hidden = [llvm for llvm, flag in names.items() if llvm in present and flag not in flags]
+    return {**options, "mattr": [f"-{llvm}" for llvm in hidden]} if flags and hidden else options
+
+
+def _known_options(name: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    if not isinstance(name, str):
+        return dict(name)
+    if name not in known_targets():
+        raise CompileError(
+            f"target {name!r} is unknown; expected one of {', '.join(known_targets())}, or a dict"
+        )
+    return name
+
+
+def _check(name: str | Mapping[str, Any], target: tvm.target.Target, machine: str) -> None:
+    if target.kind.name != "llvm":
+        raise CompileError(
+            f"target {name!r}: expected a CPU (kind 'llvm'), got kind {target.kind.name!r}"
+        )
+    cpu = target.attrs.get("mcpu")
+    triple = target.attrs.get("mtriple") or codegen.llvm_get_system_triple()
+    if cpu and not codegen.llvm_is_valid_cpu(cpu, triple):
+        raise CompileError(
+            f"target {name!r}: LLVM knows no {machine} processor {cpu!r}; "
+            f"see {machine} names in `llc -march={machine} -mcpu=help`"
+        )
+
+
+def _machine(target: tvm.target.Target) -> str:
+    triple = str(target.attrs.get("mtriple") or codegen.llvm_get_system_triple())
+    return _normal_machine(triple.split("-")[0])
+
+
+def _normal_machine(name: str) -> str:
+    return _MACHINES.get(name.lower(), name)
+
+
+def _cpu_flags() -> frozenset[str]:
+    """Return the flags of the first processor, or none where there is no ``/proc/cpuinfo``."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    texts = [line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))]
+    return frozenset(texts[0].split()) if texts else frozenset()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

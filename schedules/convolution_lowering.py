@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lower ``relax.nn.conv2d`` in plain or blocked layouts to direct or depthwise convolutions."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from decnn_tvm.schedules.depthwise_convolution import depthwise_convolution
+from decnn_tvm.schedules.direct_convolution import direct_convolution
+from decnn_tvm.schedules.register_tiles import TileProblem, choose_tile
+from decnn_tvm.schedules.vectors import round_lanes, vector_lanes, vector_registers
+
+# The number of an "out-elementwise-fusable" function in TVM's fusion: it takes an epilogue.
+TAKES_EPILOGUE = 4
+
+
+def lower_convolution(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """Return the lowering of the convolution `call`."""
+    data, weight = call.args
+    attrs = call.attrs
+    if not _is_channel_first(attrs.data_layout) or data.ty.dtype != "float32":
+        return call.op.get_attr("FLegalize")(builder, call)
+    if _is_depthwise(call):
+        return _lower_depthwise(builder, call)
+    out_block = _block(call.ty.shape)
+    groups = int(attrs.groups)
+    weight, lanes = _whole_vectors(builder, weight, groups, out_block)
+    channels = int(call.ty.shape[1]) * out_block
+    kernel = partial(
+        direct_convolution,
+        **_geometry(attrs),
+        groups=groups,
+        out_block=out_block,
+        out_channels=channels,
+        tile=choose_tile(_problem(call, weight, lanes)),
+    )
+    return builder.call_te(
+        kernel,
+        data,
+        weight,
+        primfunc_name_hint="conv2d",
+        primfunc_attrs={"op_pattern": TAKES_EPILOGUE},
+    )
+
+
+def _lower_depthwise(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    data, weight = call.args
+    block = _block(call.ty.shape)
+    lanes = round_lanes(block, _lanes())
+    shape = [int(extent) for extent in weight.ty.shape]
+    flat = builder.emit(relax.op.reshape(weight, (shape[0], *shape[2:4], block)))
+    problem = TileProblem(
+        height=int(call.ty.shape[2]),
+        width=int(call.ty.shape[3]),
+        blocks=1,
+        vectors=-(-lanes // _lanes()),
+        steps=shape[2] * shape[3],
+        registers=_registers(),
+    )
+    kernel = partial(depthwise_convolution, **_geometry(call.attrs), tile=choose_tile(problem))
+    return builder.call_te(
+        kernel,
+        data,
+        pad_axis(builder, flat, -1, lanes),
+        primfunc_name_hint="depthwise_conv2d",
+        primfunc_attrs={"op_pattern": TAKES_EPILOGUE},
+    )
+
+
+def _problem(call: relax.Call, weight: relax.Expr, lanes: int) -> TileProblem:
+    blocks, chunks, kh, kw, *inner, _ = (int(extent) for extent in weight.ty.shape)
+    data = [int(extent) for extent in call.args[0].ty.shape]
+    size = chunks * data[2] * data[3] * (inner[0] if inner else 1)
+    copied = any(int(value) for value in call.attrs.padding)
+    return TileProblem(
+        height=int(call.ty.shape[2]),
+        width=int(call.ty.shape[3]),
+        blocks=blocks // int(call.attrs.groups),
+        vectors=-(-lanes // _lanes()),
+        steps=chunks * kh * kw * (inner[0] if inner else 1),
+        registers=_registers(),
+        copied=0.0 if copied else size / _lanes(),
+    )
+
+
+def _whole_vectors(
+    builder: relax.BlockBuilder, weight: relax.Expr, groups: int, out_block: int
+) -> tuple[relax.Expr, int]:
+    """Return the weights with the output channels of every block (or group) padded to vectors."""
+    shape = [int(extent) for extent in weight.ty.shape]
+    if out_block > 1:
+        lanes = round_lanes(out_block, _lanes())
+        return pad_axis(builder, weight, -1, lanes), lanes
+    size = shape[0] // groups
+    lanes = round_lanes(min(size, _lanes()), _lanes())
+    blocks = -(-size // lanes)
+    parts = builder.emit(relax.op.reshape(weight, (groups, size, *shape[1:])))
+    padded = pad_axis(builder, parts, 1, blocks * lanes)
+    split = builder.emit(relax.op.reshape(padded, (groups * blocks, lanes, *shape[1:])))
+    order = [0, *range(2, len(shape) + 1), 1]
+    return builder.emit(relax.op.permute_dims(split, order)), lanes
+
+
+def pad_axis(builder: relax.BlockBuilder, value: relax.Expr, axis: int, size: int) -> relax.Expr:
+    """Return `value` with zeros appended along `axis` up to `size`."""
+    shape = [int(extent) for extent in value.ty.shape]
+    if shape[axis] == size:
+        return value
+    widths = [0] * (2 * len(shape))
+    widths[2 * (axis % len(shape)) + 1] = size - shape[axis]
+    return builder.emit(relax.op.nn.pad(value, widths))
+
+
+def _geometry(attrs: Any) -> dict[str, list[int]]:
+    names = ("strides", "padding", "dilation")
+    return {name: [int(value) for value in attrs[name]] for name in names}
+
+
+def _is_depthwise(call: relax.Call) -> bool:
+    weight = [int(extent) for extent in call.args[1].ty.shape]
+    block = _block(call.ty.shape)
+    channels = int(call.ty.shape[1]) * block
+    return block > 1 and weight[1] == 1 and int(call.attrs.groups) == channels and len(weight) == 5
+
+
+def _is_channel_first(layout: str) -> bool:
+    return layout.startswith("NCHW") and layout[4:] in ("", *(f"{i}c" for i in range(2, 65)))
+
+
+def _block(shape: Any) -> int:
+    return int(shape[4]) if len(shape) == 5 else 1
+
+
+def _lanes() -> int:
+    return vector_lanes(tvm.target.Target.current(allow_none=False))
+
+
+def _registers() -> int:
+    return vector_registers(tvm.target.Target.current(allow_none=False))

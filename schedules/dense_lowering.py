@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lower ``relax.matmul`` of two matrices to `dense`, with packed weights."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import tvm
+from tvm import relax
+
+from decnn_tvm.schedules.convolution_lowering import TAKES_EPILOGUE, pad_axis
+from decnn_tvm.schedules.dense import dense
+from decnn_tvm.schedules.register_tiles import CHAINS, SPARE_REGISTERS
+from decnn_tvm.schedules.vectors import vector_lanes, vector_registers
+
+
+def lower_matmul(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """Return the lowering of the matrix product `call`."""
+    data, weight = call.args
+    if data.ty.ndim != 2 or weight.ty.ndim != 2 or data.ty.dtype != "float32":
+        return call.op.get_attr("FLegalize")(builder, call)
+    target = tvm.target.Target.current(allow_none=False)
+    batch = int(data.ty.shape[0])
+    features, outputs = (int(extent) for extent in weight.ty.shape)
+    lanes = vector_lanes(target)
+    vectors = _vectors(outputs, lanes)
+    room = max(1, (vector_registers(target) - SPARE_REGISTERS) // vectors)
+    rows = max(size for size in range(1, room + 1) if batch % size == 0)
+    blocks = -(-outputs // (vectors * lanes))
+    padded = pad_axis(builder, weight, 1, blocks * vectors * lanes)
+    parts = builder.emit(relax.op.reshape(padded, (features, blocks, vectors * lanes)))
+    return builder.call_te(
+        partial(dense, outputs=outputs, rows=rows),
+        data,
+        builder.emit(relax.op.permute_dims(parts, [1, 0, 2])),
+        primfunc_name_hint="dense",
+        primfunc_attrs={"op_pattern": TAKES_EPILOGUE},
+    )
+
+
+def _vectors(outputs: int, lanes: int) -> int:
+    """Return the vectors per block: the least padding, and enough sums under way if possible."""
+    needed = -(-outputs // lanes)
+    return min(range(1, CHAINS + 1), key=lambda count: (-(-needed // count) * count, -count))

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Direct convolution in blocked layouts: the computation and its schedule.
+
+::
+
+    C[n, o, y, x, lane] = sum over ic, kh, kw, i of
+        A[n, g(o) I + ic, s y + d kh - p, s x + d kw - p, i] W[o, ic, kh, kw, i, lane]
+
+Loops: n, group, channel blocks, rows, columns, then the reduction ic, kh, kw, i, then a tile of
+channel blocks, rows and columns that stays in registers, with the lanes vectorised. Lanes are rounded
+up to whole vectors (in the weights, by zeros), and height and width to whole tiles (in a padded copy
+of the input); ``conv_result`` cuts both off again. What fusion appends (bias, residual, activation,
+cast) is computed tile by tile, from registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tvm
+from tvm import s_tir, te, tirx
+from tvm.s_tir.dlight.base import ScheduleRule
+
+from decnn_tvm.schedules.epilogue import append_epilogue, split_blocks, unroll_tile, vectorize_last
+from decnn_tvm.schedules.register_tiles import Tile
+
+TILE = "decnn.tile"
+GROUPS = "decnn.groups"
+BLOCK = "convolution"
+
+
+def direct_convolution(
+    data: te.Tensor,
+    weight: te.Tensor,
+    *,
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    out_block: int,
+    out_channels: int,
+    tile: Tile,
+) -> te.Tensor:
+    """Return a convolution of `data` (N, C/i, H, W, i) or (N, C, H, W).
+
+    Parameters
+    ----------
+    data, weight
+        Weights are (O/o, I/i, KH, KW, [i,] lanes) with lanes >= o; groups do not share blocks.
+    strides, dilation
+        Of height and width.
+    padding
+        Top, left, bottom, right.
+    groups
+        Channel groups.
+    out_block
+        Channels per block of the result (N, O/o, H, W, o), or 1 for a result (N, O, H, W).
+    out_channels
+        Channels of the result.
+    tile
+        Register tile.
+    """
+    n, _, height, width, *in_block = _extents(data)
+    blocks, group_chunks, kh, kw, *_, lanes = _extents(weight)
+    out_h = out_extent(height, padding[0] + padding[2], dilation[0] * (kh - 1), strides[0])
+    out_w = out_extent(width, padding[1] + padding[3], dilation[1] * (kw - 1), strides[1])
+    rows, columns = round_up(out_h, tile.rows), round_up(out_w, tile.columns)
+    need_h = (rows - 1) * strides[0] + dilation[0] * (kh - 1) + 1
+    need_w = (columns - 1) * strides[1] + dilation[1] * (kw - 1) + 1
+    source = pad(data, padding[0], padding[1], need_h, need_w)
+    per_group = blocks // groups
+    ic, rkh, rkw = (
+        te.reduce_axis((0, extent), name)
+        for extent, name in ((group_chunks, "ic"), (kh, "kh"), (kw, "kw"))
+    )
+    inner = [te.reduce_axis((0, in_block[0]), "i")] if in_block else []
+
+    def point(b: te.Var, o: te.Var, y: te.Var, x: te.Var, lane: te.Var) -> te.Expr:
+        chunk = o // per_group * group_chunks + ic if groups > 1 else ic
+        row, column = y * strides[0] + rkh * dilation[0], x * strides[1] + rkw * dilation[1]
+        value = source[(b, chunk, row, column, *inner)]
+        return te.sum(value * weight[(o, ic, rkh, rkw, *inner, lane)], axis=[ic, rkh, rkw, *inner])
+
+    attrs = {TILE: [tile.rows, tile.columns, tile.blocks], GROUPS: groups}
+    result = te.compute((n, blocks, rows, columns, lanes), point, name=BLOCK, attrs=attrs)
+    if out_block > 1:
+        shape = (n, blocks, out_h, out_w, out_block)
+        return te.compute(shape, lambda *index: result[index], name="conv_result")
+    size = out_channels // groups
+    return te.compute(
+        (n, out_channels, out_h, out_w),
+        lambda b, c, y, x: result[
+            b, c // size * per_group + c % size // lanes, y, x, c % size % lanes
+        ],
+        name="conv_result",
+    )
+
+
+def pad(data: te.Tensor, top: int, left: int, height: int, width: int, lanes: int = 0) -> te.Tensor:
+    """Return `data` placed at (`top`, `left`) of zeros of `height` x `width`, or `data` if it fits.
+
+    With `lanes`, the block (the last axis) is extended to that many lanes.
+    """
+    n, chunks, old_h, old_w, *rest = _extents(data)
+    wider = bool(lanes) and rest[0] < lanes
+    if not top and not left and height <= old_h and width <= old_w and not wider:
+        return data
+
+    def value(b: te.Var, c: te.Var, y: te.Var, x: te.Var, *lane: te.Var) -> te.Expr:
+        inside = [y >= top, y < old_h + top, x >= left, x < old_w + left]
+        inside += [lane[0] < rest[0]] if wider else []
+        zero = tirx.const(0, data.dtype)
+        return tirx.if_then_else(tirx.all(*inside), data[(b, c, y - top, x - left, *lane)], zero)
+
+    shape = (n, chunks, height, width, *([lanes] if wider else rest))
+    return te.compute(shape, value, name="pad")
+
+
+def _extents(tensor: te.Tensor) -> list[int]:
+    return [int(extent) for extent in tensor.shape]
+
+
+def out_extent(size: int, padding: int, reach: int, stride: int) -> int:
+    """Return the output pixels of a window of `reach` + 1 over `size` + `padding` pixels."""
+    return (size + padding - reach - 1) // stride + 1
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Return the next multiple of `multiple` from `value` on."""
+    return -(-value // multiple) * multiple
+
+
+class DirectConvolution(ScheduleRule):  # type: ignore[misc]
+    """Schedule functions around a `direct_convolution`."""
+
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool
+    ) -> s_tir.Schedule | None:
+        """Return the schedule, or None for other functions."""
+        sch = s_tir.Schedule(func)
+        parts = split_blocks(sch, BLOCK)
+        if parts is None:
+            return None
+        before, block, after = parts
+        for other in before:
+            vectorize_last(sch, other)
+        annotations = sch.get(block).annotations
+        rows, columns, blocks = (int(value) for value in annotations[TILE])
+        _, o, y, x, lane, *reduction = sch.get_loops(block)
+        _, o = sch.split(o, [int(annotations[GROUPS]), None])
+        o, o_in = sch.split(o, [None, blocks])
+        y, y_in = sch.split(y, [None, rows])
+        x, x_in = sch.split(x, [None, columns])
+        sch.reorder(o, y, x, *reduction, o_in, y_in, x_in, lane)
+        append_epilogue(sch, block, after, x)
+        unroll_tile(sch, [o_in, y_in, x_in], lane)
+        start = sch.decompose_reduction(block, reduction[0])
+        *tile, lane = sch.get_loops(start)[-4:]
+        unroll_tile(sch, tile, lane)
+        return sch

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the schedule rules share: finding blocks, and computing an epilogue from registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvm import s_tir, tirx
+from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
+
+# Longer inner loops are left to LLVM's own vectoriser.
+MAX_VECTOR = 64
+
+
+def split_blocks(
+    sch: s_tir.Schedule, name: str
+) -> tuple[list[SBlockRV], SBlockRV, list[SBlockRV]] | None:
+    """Return the blocks before, of and after the block called `name`; None if there is none."""
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    names = [sch.get(block).name_hint for block in blocks]
+    if name not in names:
+        return None
+    index = names.index(name)
+    return blocks[:index], blocks[index], blocks[index + 1 :]
+
+
+def inline_all(sch: s_tir.Schedule, blocks: list[SBlockRV]) -> list[SBlockRV]:
+    """Inline every block that is one value per element; return the others and the last."""
+    kept = []
+    for block in blocks[:-1]:
+        try:
+            sch.compute_inline(block)
+        except ScheduleError:
+            kept.append(block)
+    return [*kept, *blocks[-1:]]
+
+
+def append_epilogue(
+    sch: s_tir.Schedule, block: SBlockRV, after: list[SBlockRV], loop: LoopRV
+) -> None:
+    """Compute what follows `block` inside `loop`, from the registers in which `block` leaves it.
+
+    Where the last of them doesn't follow the loops of `block`, only the tile's result is written
+    there, and the rest is computed afterwards.
+    """
+    rest = inline_all(sch, after)
+    last = rest[-1]
+    if len(rest) == 1 and _same_loops(sch, block, last):
+        sch.reverse_compute_at(last, loop)
+        sch.set_scope(block, 0, "local")
+    else:
+        copy = sch.cache_write(block, 0, "local")
+        sch.reverse_compute_at(copy, loop)
+        for other in rest:
+            vectorize_last(sch, other)
+        last = copy
+    depth = len(sch.get_loops(block)) - len(_inner_loops(sch, block, loop))
+    *tile, lane = sch.get_loops(last)[depth:]
+    unroll_tile(sch, tile, lane)
+
+
+def unroll_tile(sch: s_tir.Schedule, tile: Sequence[LoopRV], lane: LoopRV) -> None:
+    """Unroll the loops of a register tile and vectorise its lanes."""
+    for loop in tile:
+        sch.unroll(loop)
+    sch.vectorize(lane)
+
+
+def vectorize_last(sch: s_tir.Schedule, block: SBlockRV) -> None:
+    """Vectorise the innermost loop of `block` if it is short, spatial and alone in its place."""
+    loops = sch.get_loops(block)
+    if not loops:
+        return
+    extent = sch.get(loops[-1]).extent
+    if isinstance(extent, tirx.IntImm) and 1 < int(extent) <= MAX_VECTOR:
+        try:
+            sch.vectorize(loops[-1])
+        except ScheduleError:
+            return
+
+
+def _same_loops(sch: s_tir.Schedule, block: SBlockRV, last: SBlockRV) -> bool:
+    """Tell whether `last` writes element (n, o, y, x, lane) from that element of `block`."""
+    source = sch.get(block).writes[0].source
+    reads = [region for region in sch.get(last).reads if region.source.same_as(source)]
+    if len(reads) != 1 or len(sch.get_loops(last)) != len(source.shape):
+        return False
+    variables = [axis.var for axis in sch.get(last).iter_vars]
+    return all(
+        _is_index(part.min, var, int(extent))
+        for part, var, extent in zip(reads[0].region, variables, source.shape, strict=True)
+    )
+
+
+def _is_index(value: tirx.Expr, var: tirx.Var, extent: int) -> bool:
+    return value.same_as(var) or (extent == 1 and isinstance(value, tirx.IntImm))
+
+
+def _inner_loops(sch: s_tir.Schedule, block: SBlockRV, loop: LoopRV) -> list[LoopRV]:
+    """Return the loops of `block` inside `loop`."""
+    stop = sch.get(loop)
+    loops = sch.get_loops(block)
+    index = next(i for i, each in enumerate(loops) if sch.get(each).same_as(stop))
+    return loops[index + 1 :]

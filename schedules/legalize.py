@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lower convolutions and dense layers to the computations that the schedule rules know.
+
+`legalize_map` goes into ``LegalizeOps(customize_legalize_map=...)``; it reads the current target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import relax
+
+from decnn_tvm.schedules.convolution_lowering import lower_convolution
+from decnn_tvm.schedules.dense_lowering import lower_matmul
+
+Lowering = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
+
+
+def legalize_map() -> dict[str, Lowering]:
+    """Return the lowerings by name of the Relax operator."""
+    return {"relax.nn.conv2d": lower_convolution, "relax.matmul": lower_matmul}

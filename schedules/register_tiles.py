@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Analytic choice of register tiles, from the registers and the vector width of a target.
+
+A kernel keeps a tile of `rows` x `columns` pixels x `blocks` channel blocks in registers. One step of
+its reduction loads one weight vector per block and broadcasts one value per pixel, and does one
+fused multiply-add per pixel and weight vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+# Registers left for weight vectors and broadcasts.
+SPARE_REGISTERS = 4
+# Fused multiply-adds under way at once that hide their latency: 4 cycles on 2 ports.
+CHAINS = 8
+# Cycles per vector copied into a padded input: a load, a store and their cache misses.
+COPY_CYCLES = 2.0
+MAX_ROWS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """Pixels and channel blocks that are computed together."""
+
+    rows: int
+    columns: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileProblem:
+    """What the choice of a tile depends on.
+
+    Attributes
+    ----------
+    height, width
+        Output pixels.
+    blocks
+        Channel blocks per group; a tile's blocks divide it.
+    vectors
+        Vector registers that one channel block takes.
+    steps
+        Length of the reduction.
+    registers
+        Vector registers of the target.
+    copied
+        Vectors that a copy of the input takes if the output must be extended; 0 if it is copied anyway.
+    """
+
+    height: int
+    width: int
+    blocks: int
+    vectors: int
+    steps: int
+    registers: int
+    copied: float = 0.0
+
+
+def choose_tile(problem: TileProblem) -> Tile:
+    """Return the tile with the fewest estimated cycles for a whole group of channels."""
+    tiles = _candidates(problem)
+    return min(tiles, key=lambda tile: (cycles(problem, tile), -tile.columns, -tile.blocks))
+
+
+def cycles(problem: TileProblem, tile: Tile) -> float:
+    """Estimate the cycles that `problem` takes with `tile`."""
+    pixels = tile.rows * tile.columns
+    vectors = tile.blocks * problem.vectors
+    work = max(pixels * vectors, pixels + vectors, CHAINS) / 2
+    rows, columns = -(-problem.height // tile.rows), -(-problem.width // tile.columns)
+    count = rows * columns * (problem.blocks // tile.blocks)
+    extended = problem.height % tile.rows or problem.width % tile.columns
+    copy = COPY_CYCLES * problem.copied if extended else 0.0
+    # Storing and the epilogue: about two cycles per vector.
+    return count * (problem.steps * work + 2 * pixels * vectors) + copy
+
+
+def _candidates(problem: TileProblem) -> list[Tile]:
+    room = max(1, (problem.registers - SPARE_REGISTERS) // problem.vectors)
+    shapes = product(
+        range(1, min(MAX_ROWS, problem.height) + 1),
+        range(1, min(room, problem.width) + 1),
+        [size for size in range(1, 9) if problem.blocks % size == 0],
+    )
+    return [
+        Tile(rows=rows, columns=columns, blocks=blocks)
+        for rows, columns, blocks in shapes
+        if rows * columns * blocks <= room
+    ]
