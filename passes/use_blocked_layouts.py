@@ -8,12 +8,12 @@
     out = max_pool2d(z)                           out5 = max_pool2d(z5)
 
 with ``x5 = x.reshape(N, C/b, b, H, W).transpose(0, 1, 3, 4, 2)`` and so on. `choose_blocks` says
-which block a feature map has. A tensor is converted only where a consumer needs the other layout, and
-once per layout. What is done to weights depends on weights alone, so that `LiftTransformParams`
+which block a feature map has. A tensor is converted only where a consumer needs the other layout,
+and once per layout. What is done to weights depends on weights alone, so that `LiftTransformParams`
 moves it out of the function afterwards.
 
-With the function attributes ``decnn.input_blocks`` and ``decnn.output_blocks`` (one integer per data
-input and per output), an input or output with a block b > 1 is passed as (N, C/b, H, W, b): the
+With the function attributes ``decnn.input_blocks`` and ``decnn.output_blocks`` (one integer
+per data input and per output), an input or output with a block b > 1 is passed as (N, C/b, H, W, b): the
 signature of the function changes, and the attributes are removed.
 
 Exact: no arithmetic changes. Functions that aren't one dataflow block stay as they are. TVM's own
@@ -159,7 +159,8 @@ class _Rewriter(PyExprMutator):  # type: ignore[misc]
         blocks = _attribute(self.func, key) or [1] * len(variables)
         if len(blocks) != len(variables):
             raise CompileError(
-                f"function {self.name!r}: {key} has {len(blocks)} entries for {len(variables)} tensors"
+                f"function {self.name!r}: {key} has {len(blocks)} entries, expected "
+                f"{len(variables)}"
             )
         for var, block in zip(variables, blocks, strict=True):
             if block != 1 and (not is_feature_map(var) or block < 1 or shape_of(var)[1] % block):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Apply the schedule rules to every function of a module, and see to it that no layer is left out."""
+"""Apply the schedule rules to every function of a module, and let no layer go without one."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def _check_scheduled(mod: tvm.IRModule) -> None:
             if layers:
                 shapes = [tuple(int(extent) for extent in param.shape) for param in func.params]
                 raise CompileError(
-                    f"no schedule for the layer {var.name_hint!r} ({', '.join(layers)}; operands and "
-                    f"result {shapes}); expected a 2-D float32 convolution in NCHW or a dense layer"
+                    f"no schedule for the layer {var.name_hint!r} ({', '.join(layers)}; operands "
+                    f"and result {shapes}); expected a 2-D float32 convolution in NCHW or a dense layer"
                 )
 
 

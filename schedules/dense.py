@@ -5,8 +5,8 @@
 
     C[b, o, lane] = sum over f of x[b, f] W[o, f, lane]
 
-The weights (F, O) are packed as (O / lanes, F, lanes), zeros behind the last output, so that they are
-read once, front to back. A tile of rows times one block of outputs stays in registers.
+The weights (F, O) are packed as (O / lanes, F, lanes), zeros behind the last output, so that they
+are read once, front to back. A tile of rows times one block of outputs stays in registers.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@
         A[n, g(o) I + ic, s y + d kh - p, s x + d kw - p, i] W[o, ic, kh, kw, i, lane]
 
 Loops: n, group, channel blocks, rows, columns, then the reduction ic, kh, kw, i, then a tile of
-channel blocks, rows and columns that stays in registers, with the lanes vectorised. Lanes are rounded
-up to whole vectors (in the weights, by zeros), and height and width to whole tiles (in a padded copy
-of the input); ``conv_result`` cuts both off again. What fusion appends (bias, residual, activation,
+channel blocks, rows and columns that stays in registers, with the lanes vectorised. Lanes are
+rounded up to whole vectors (in the weights, by zeros), and height and width to whole tiles (in a
+padded copy of the input); ``conv_result`` cuts both off again. What fusion appends (bias, residual, activation,
 cast) is computed tile by tile, from registers.
 """
 

@@ -54,7 +54,7 @@ def append_epilogue(
         for other in rest:
             vectorize_last(sch, other)
         last = copy
-    depth = len(sch.get_loops(block)) - len(_inner_loops(sch, block, loop))
+    depth = _depth(sch, block, loop)
     *tile, lane = sch.get_loops(last)[depth:]
     unroll_tile(sch, tile, lane)
 
@@ -96,9 +96,7 @@ def _is_index(value: tirx.Expr, var: tirx.Var, extent: int) -> bool:
     return value.same_as(var) or (extent == 1 and isinstance(value, tirx.IntImm))
 
 
-def _inner_loops(sch: s_tir.Schedule, block: SBlockRV, loop: LoopRV) -> list[LoopRV]:
-    """Return the loops of `block` inside `loop`."""
+def _depth(sch: s_tir.Schedule, block: SBlockRV, loop: LoopRV) -> int:
+    """Return the number of loops of `block` down to `loop`."""
     stop = sch.get(loop)
-    loops = sch.get_loops(block)
-    index = next(i for i, each in enumerate(loops) if sch.get(each).same_as(stop))
-    return loops[index + 1 :]
+    return next(i for i, each in enumerate(sch.get_loops(block), 1) if sch.get(each).same_as(stop))

@@ -36,7 +36,7 @@ def _is_reduction(sch: s_tir.Schedule, block: SBlockRV) -> bool:
 
 
 def _vectorize_reduction(sch: s_tir.Schedule, block: SBlockRV) -> None:
-    """Move the last spatial loop inside the reduction and vectorise it, if it is a channel block."""
+    """Move the last spatial loop inside the reduction and vectorise it, if it is short."""
     loops = sch.get_loops(block)
     kinds = [axis.iter_type for axis in sch.get(block).iter_vars]
     if len(loops) != len(kinds) or sch.get(block).init is None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Analytic choice of register tiles, from the registers and the vector width of a target.
 
-A kernel keeps a tile of `rows` x `columns` pixels x `blocks` channel blocks in registers. One step of
-its reduction loads one weight vector per block and broadcasts one value per pixel, and does one
+A kernel keeps a tile of `rows` x `columns` pixels x `blocks` channel blocks in registers. One step
+of its reduction loads one weight vector per block and broadcasts one value per pixel, and does one
 fused multiply-add per pixel and weight vector.
 """
 
@@ -46,7 +46,8 @@ class TileProblem:
     registers
         Vector registers of the target.
     copied
-        Vectors that a copy of the input takes if the output must be extended; 0 if it is copied anyway.
+        Vectors that a copy of the input takes if the output must be extended; 0 if it is copied
+        anyway.
     """
 
     height: int

@@ -4,8 +4,8 @@
 For every stage function ``f`` of the module the library holds two functions:
 
 ``f_transform_params(weights)``
-    takes one tuple (or list) of all weights of the stage, in the order of the function's parameters,
-    and returns a tuple of packed weights. It is there for every stage: without weights it takes and
+    takes one tuple (or list) of all weights of the stage, in the order of the function's
+    parameters, and returns a tuple of packed weights. It is there for every stage: without weights it takes and
     returns an empty tuple; a weight that needs no packing may come back as the same tensor.
 ``f(*inputs, *packed)``
     runs the stage.
@@ -31,8 +31,8 @@ def build_stages(mod: tvm.IRModule, target: tvm.target.Target) -> relax.VMExecut
     Parameters
     ----------
     mod
-        Stage functions: one dataflow block each, static shapes, logical NCHW and OIHW, the attribute
-        ``num_input`` (the parameters after the first ``num_input`` are weights), optionally
+        Stage functions: one dataflow block each, static shapes, logical NCHW and OIHW, the
+        attribute ``num_input`` (the parameters after the first ``num_input`` are weights), optionally
         ``decnn.input_blocks`` and ``decnn.output_blocks``: the channel block of each tensor that
         comes in or goes out as ``NCHW{b}c``; 1 stands for the plain layout.
     target

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compilation targets by name, and what a machine needs to run their code.
 
-A target is ``"host"``, a CPU tag of TVM (``"raspberry-pi/4b-aarch64"``), or a dict in TVM's own form
-(``{"kind": "llvm", "mtriple": ..., "mcpu": ...}``).
+A target is ``"host"``, a CPU tag of TVM (``"raspberry-pi/4b-aarch64"``), or a dict in TVM's own
+form (``{"kind": "llvm", "mtriple": ..., "mcpu": ...}``).
 """
 
 from __future__ import annotations
