@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import tvm
 
@@ -74,7 +75,7 @@ def decouple(
         structure = apply_preset(preset, network.module)
         groups, width, shuffle = structure.groups, structure.width, structure.shuffle
         channels = structure.channels
-    passes = []
+    passes: list[Any] = []
     if width != 1.0 or multiple is not None or channels:
         passes.append(
             WidenChannels(

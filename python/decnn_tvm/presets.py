@@ -142,7 +142,8 @@ def apply_preset(name: str, module: tvm.IRModule) -> Structure:
 
 def _dense_layers(module: tvm.IRModule) -> dict[str, tuple[int, ...]]:
     layers: dict[str, tuple[int, ...]] = {}
-    for func in LiftWeights()(module).functions.values():
+    lifted = LiftWeights()(module)  # type: ignore[operator]
+    for func in lifted.functions.values():
         if isinstance(func, relax.Function):
             graph = read_graph(func)
             for var in graph.data:
