@@ -234,8 +234,8 @@ def test_nothing_is_left_behind(hand_net, tmp_path: Path, number: signal.Signals
     workers = tuple(int(word) for word in coordinator.stdout.readline().split())
     assert len(workers) == 2 and all(alive(pid) for pid in workers)
     coordinator.send_signal(number)
-    coordinator.communicate(timeout=30)
-    assert not wait_until_gone(workers)
+    errors = coordinator.communicate(timeout=30)[1].decode()
+    assert not wait_until_gone(workers), errors
     assert not list(tmp_path.rglob("decnn-worker-*"))
     if number == signal.SIGINT:
-        assert not list(tmp_path.iterdir())
+        assert not list(tmp_path.iterdir()), errors

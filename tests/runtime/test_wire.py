@@ -2,10 +2,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decnn_tvm.runtime.wire import MAX_FRAMES, Header, WireError, decode, encode
+
+# A shared machine's speed is no property of the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 headers = st.builds(
     Header,
