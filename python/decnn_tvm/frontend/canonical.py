@@ -103,9 +103,9 @@ class _Simplifier(PyExprMutator):  # type: ignore[misc]
         if not isinstance(call.op, tvm.ir.Op):
             return call
         if call.op.name in ("relax.minimum", "relax.maximum"):
-            return self._bounded(call) or call
+            return self._bounded(call)
         if call.op.name == "relax.permute_dims":
-            return self._untransposed(call) or call
+            return self._untransposed(call)
         if call.op.name == "relax.reshape":
             return self._reshaped(call)
         return call
@@ -120,12 +120,12 @@ class _Simplifier(PyExprMutator):  # type: ignore[misc]
             return self._reshaped(relax.op.reshape(inner.args[0], call.args[1]))
         return call
 
-    def _bounded(self, call: relax.Call) -> relax.Expr | None:
+    def _bounded(self, call: relax.Call) -> relax.Expr:
         x, bound = _scalar_operand(call)
         if bound is None:
-            return None
+            return call
         if call.op.name == "relax.maximum":
-            return relax.op.nn.relu(x) if bound == 0.0 else None
+            return relax.op.nn.relu(x) if bound == 0.0 else call
         inner = self.lookup_binding(x) if isinstance(x, relax.Var) else None
         if inner is not None and _is_call(inner, "relax.nn.relu"):
             return relax.op.clip(inner.args[0], 0.0, bound)
@@ -133,16 +133,16 @@ class _Simplifier(PyExprMutator):  # type: ignore[misc]
             y, low = _scalar_operand(inner)
             if low is not None and low <= bound:
                 return relax.op.clip(y, low, bound)
-        return None
+        return call
 
-    def _untransposed(self, call: relax.Call) -> relax.Expr | None:
+    def _untransposed(self, call: relax.Call) -> relax.Expr:
         axes = _axes(call)
         if axes == sorted(axes):
             return call.args[0]
         x = call.args[0]
         inner = self.lookup_binding(x) if isinstance(x, relax.Var) else None
         if inner is None or not _is_call(inner, "relax.permute_dims"):
-            return None
+            return call
         first = _axes(inner)
         joined = [first[axis] for axis in axes]
         source = inner.args[0]

@@ -92,20 +92,12 @@ class _FunctionWriter:
     def write(self) -> tuple[OnnxGraph, tuple[TensorInfo, ...]]:
         for var, value in self.values.items():
             self.graph.names[var] = self._binding(var, value)
-        result = self._resolved(self.func.body.body)
-        fields = list(result.fields) if isinstance(result, relax.Tuple) else [result]
-        for field, info in zip(fields, self.outputs, strict=True):
-            self.graph.node("Identity", [self.graph.operand(field)], info.name)
+        result = self.func.body.body
+        names = self._binding(result, result)
+        for name, info in zip(names, self.outputs, strict=True):
+            self.graph.node("Identity", [name], info.name)
         self.graph.prune([info.name for info in self.outputs])
         return self.graph, self.outputs
-
-    def _resolved(self, expr: relax.Expr) -> relax.Expr:
-        """Follow variables that stand for a tuple or another variable."""
-        while isinstance(expr, relax.Var) and isinstance(
-            self.values.get(expr), (relax.Var, relax.Tuple)
-        ):
-            expr = self.values[expr]
-        return expr
 
     def _binding(self, var: relax.Var, value: relax.Expr) -> list[str]:
         if isinstance(value, (relax.Var, tvm.ir.GenericConst)):
