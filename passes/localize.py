@@ -37,6 +37,7 @@ def localize(
     operand: Placement | None,
     local_shape: tuple[int, ...],
     builder: relax.BlockBuilder,
+    group_count: int,
 ) -> relax.Expr:
     """Return `call` on local operands.
 
@@ -52,12 +53,31 @@ def localize(
         The shape of the local result.
     builder : relax.BlockBuilder
         Takes what must be emitted before the operator.
+    group_count : int
+        Channel groups on the device.
     """
     if is_call(call, "relax.nn.conv2d") and int(call.attrs.groups) > 1:
         return _group_convolution(call, args, operand)
     if isinstance(call.op, tvm.ir.Op) and call.op.name in _RESHAPES:
         return _reshape(call, args[0], operand, local_shape, builder)
+    if is_call(call, "relax.concat") and group_count > 1 and isinstance(operand, Sharded):
+        if int(call.attrs.axis) % len(local_shape) == operand.axis:
+            return _concat_by_group(args[0].fields, operand.axis, builder, group_count)
     return relax.Call(call.op, args, call.attrs, call.ty_args)
+
+
+def _concat_by_group(
+    tensors: list[relax.Expr], axis: int, builder: relax.BlockBuilder, group_count: int
+) -> relax.Expr:
+    """Concatenate group by group, so that all channels of one group stay together."""
+    pieces = []
+    for group in range(group_count):
+        for tensor in tensors:
+            extent = static_shape(tensor)[axis] // group_count
+            bounds = [group * extent], [(group + 1) * extent]
+            piece = relax.op.strided_slice(tensor, [axis], *bounds, assume_inbound=True)
+            pieces.append(builder.emit(piece))
+    return relax.op.concat(pieces, axis=axis)
 
 
 def _group_convolution(

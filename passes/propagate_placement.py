@@ -101,12 +101,11 @@ class _Marker:
 
     def rewrite(self) -> relax.Function:
         inputs = inputs_of(self.func)
-        outputs = [self.new.get(v, v) for v in output_vars(self.func)]
         with self.builder.function("main", [*inputs, *self.source_weights]):
             with self.builder.dataflow():
                 for var, value in bindings_of(self.func):
                     self._bind(var, value)
-                outputs = [self._move(v, Host()) for v in output_vars(self.func)]
+                outputs = [self._output(v, i) for i, v in enumerate(output_vars(self.func))]
                 result = outputs[0] if len(outputs) == 1 else relax.Tuple(outputs)
                 result = self.builder.emit_output(result, name_hint="outputs")
             self.builder.emit_func_output(result)
@@ -156,13 +155,22 @@ class _Marker:
             args = [relax.Tuple(args[:count]), *args[count:]]
         return relax.Call(call.op, args, call.attrs, call.ty_args)
 
-    def _move(self, source: relax.Var, target: Placement) -> relax.Var:
+    def _output(self, var: relax.Var, index: int) -> relax.Var:
+        """Move an output to the coordinator, under its own name where it has one."""
+        attrs = self.func.attrs
+        if attrs is not None and "decnn.outputs" in attrs:
+            return self._move(var, Host(), str(attrs["decnn.outputs"][index]))
+        return self._move(var, Host())
+
+    def _move(self, source: relax.Var, target: Placement, name: str | None = None) -> relax.Var:
         new = self.new[source]
         if self.found.placements[source] == target:
             return new
         if (source, target) not in self.moved:
             marker = relax.op.call_pure_packed(REDISTRIBUTE, new, ty_args=[new.ty])
-            moved = self.builder.emit(marker, name_hint=unique_name(f"{new.name}_to", self.values))
+            moved = self.builder.emit(
+                marker, name_hint=unique_name(name or f"{new.name}_to", self.values)
+            )
             self.values[moved.name] = target
             self.moved[source, target] = moved
         return self.moved[source, target]

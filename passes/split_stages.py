@@ -252,7 +252,7 @@ class _StageBuilder:
         if isinstance(var.ty, relax.TensorType):
             shape = self.graph.local_shape(var, self.count)
         return self.builder.emit(
-            localize(value, args, operand, shape, self.builder), name_hint=var.name
+            localize(value, args, operand, shape, self.builder, self.count), name_hint=var.name
         )
 
     def _argument(self, arg: relax.Expr) -> relax.Expr:
