@@ -26,7 +26,7 @@ class FoldBatchNorm:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Rewrite every Relax function of `mod`."""
-        result = FoldWeightTransforms()(mod)
+        result = FoldWeightTransforms()(mod)  # type: ignore[operator]
         for var, func in result.functions_items():
             if isinstance(func, relax.Function):
                 table = WeightTable(func)
@@ -55,9 +55,10 @@ class _Folder(PyExprMutator):  # type: ignore[misc]
         norm = self.bound.get(item.tuple_value)
         if item.index != 0 or not is_call(norm, "relax.nn.batch_norm"):
             return super().visit_tuple_getitem_(item)
-        gamma, beta, mean, variance = (self.table.value(arg) for arg in norm.args[1:])
-        if any(value is None for value in (gamma, beta, mean, variance)):
+        known = [v for v in map(self.table.value, norm.args[1:]) if v is not None]
+        if len(known) != 4:
             return super().visit_tuple_getitem_(item)
+        gamma, beta, mean, variance = known
         scale = gamma / np.sqrt(variance + np.float32(norm.attrs.epsilon))
         axis = int(norm.attrs.axis) % len(norm.args[0].ty.shape)
         return self._fold(norm, scale, mean, beta, axis)

@@ -48,7 +48,7 @@ class FoldWeightTransforms:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Rewrite every Relax function of `mod`."""
-        result = LiftWeights()(mod)
+        result = LiftWeights()(mod)  # type: ignore[operator]
         for var, func in result.functions_items():
             if isinstance(func, relax.Function):
                 table = WeightTable(func)

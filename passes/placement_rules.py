@@ -264,11 +264,14 @@ def _concat(call: relax.Call, args: Sequence[Operand | None], context: Context) 
     if lead.axis != axis:
         same = Sharded(lead.axis, lead.groups)
         return Decision(operands=dict.fromkeys(active, same), result=same, carries_order=True)
+    parts: dict[int, Sharded] = {}
     for i, operand in active.items():
-        if not isinstance(placements[i], Sharded) or placements[i].axis != axis:
-            placements[i] = Sharded(axis, deal(operand.shape[axis], context.groups))
-    parts = [(placements[i].groups, active[i].shape[axis]) for i in sorted(active)]
-    return Decision(operands=placements, result=Sharded(axis, concat(parts)))
+        own = placements[i]
+        if not isinstance(own, Sharded) or own.axis != axis:
+            own = Sharded(axis, deal(operand.shape[axis], context.groups))
+        parts[i] = own
+    joined = concat([(parts[i].groups, active[i].shape[axis]) for i in sorted(active)])
+    return Decision(operands=parts, result=Sharded(axis, joined))
 
 
 @_rule("take")

@@ -62,7 +62,7 @@ class PropagatePlacement:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Rewrite ``main``."""
-        result = LiftWeights()(mod)
+        result = LiftWeights()(mod)  # type: ignore[operator]
         func = result["main"]
         groups, decoupled = _group_count(func, self.groups)
         found = infer_with_channel_order(func, groups)
@@ -71,18 +71,22 @@ class PropagatePlacement:
 
 
 def _group_count(func: relax.Function, asked: int | None) -> tuple[int, bool]:
-    own = func.attrs["decnn.groups"] if func.attrs and "decnn.groups" in func.attrs else None
-    if asked is None and own is None:
+    decoupled = func.attrs is not None and "decnn.groups" in func.attrs
+    own = int(func.attrs["decnn.groups"]) if decoupled else None
+    groups = own if asked is None else asked
+    if groups is None:
         raise PartitionError(
             "PropagatePlacement: the network is not decoupled, so the number of channel groups "
             "must be given. Pass groups=N for N devices."
         )
-    if own is not None and asked not in (None, int(own)):
+    if own is not None and groups != own:
         raise PartitionError(
-            f"PropagatePlacement: groups={asked}, but the network is decoupled into G={int(own)} "
+            f"PropagatePlacement: groups={asked}, but the network is decoupled into G={own} "
             "channel groups. Leave groups out, or decouple it anew."
         )
-    return int(own if own is not None else asked), own is not None
+    if groups < 1:
+        raise PartitionError(f"PropagatePlacement: groups={groups}; expected at least 1.")
+    return groups, decoupled
 
 
 class _Marker:

@@ -248,9 +248,8 @@ class _StageBuilder:
         if isinstance(value.args[0], relax.Tuple):
             count = len(value.args[0].fields)
             args = [relax.Tuple(args[:count]), *args[count:]]
-        shape = ()
-        if isinstance(var.ty, relax.TensorType):
-            shape = self.graph.local_shape(var, self.count)
+        is_tensor = isinstance(var.ty, relax.TensorType)
+        shape = self.graph.local_shape(var, self.count) if is_tensor else ()
         return self.builder.emit(
             localize(value, args, operand, shape, self.builder, self.count), name_hint=var.name
         )

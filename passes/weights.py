@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +120,7 @@ def unique_name(name: str, taken: Container[str]) -> str:
     return next(candidate for candidate in candidates if candidate not in taken)
 
 
-def is_call(expr: relax.Expr | None, name: str) -> bool:
+def is_call(expr: relax.Expr | None, name: str) -> TypeGuard[relax.Call]:
     """Tell whether `expr` calls the operator `name`."""
     return isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op) and expr.op.name == name
 

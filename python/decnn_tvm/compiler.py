@@ -26,9 +26,9 @@ from decnn_tvm.package import (
     write_manifest,
     write_weights,
 )
-from decnn_tvm.passes.propagate_placement import PropagatePlacement
 from decnn_tvm.passes.split_stages import SplitStages, plan_of
-from decnn_tvm.pipeline import preparation_passes
+from decnn_tvm.passes.weights import unique_name
+from decnn_tvm.pipeline import spreading_passes
 from decnn_tvm.targets import CpuTarget, resolve_target
 
 logger = logging.getLogger(__name__)
@@ -82,40 +82,58 @@ def compile_network(
     path = Path(out)
     _check_replaceable(path)
     groups, counts = _group_counts(network, workers, shares, all_shares)
-    resolved = [resolve_target(target) for target in targets]
-    report = progress or (lambda name, step, steps: None)
-    steps = 2 + len(resolved) * len(counts)
-    report("placement", 0, steps)
-    prepared = tvm.transform.Sequential(preparation_passes())(network.module)
-    spread = PropagatePlacement(groups=groups)(prepared)
+    resolved = _by_folder([resolve_target(target) for target in targets])
+    report = _Reporter(progress, 2 + len(resolved) * len(counts))
+    report.step("placement")
+    spread = tvm.transform.Sequential(spreading_passes(groups))(network.module)
+    split = {count: _split(spread, count, wire, network.name) for count in counts}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / "package"
-        split = _split(spread, counts[0], wire, network.name)
-        plan = plan_of(split)
-        names = write_weights(draft, plan, _slices(split))
-        libraries: dict[str, TargetLibraries] = {}
-        step = 1
-        for target in resolved:
-            paths: dict[int, str] = {}
-            for count in counts:
-                report(f"{count} of {plan.groups} groups for {target.name}", step, steps)
-                step += 1
-                split = _split(spread, count, wire, network.name)
-                paths[count] = f"lib/{_slug(target.name)}/groups{count}.so"
-                _build(split, target, draft / paths[count])
-            libraries[_slug(target.name)] = _target_libraries(target, paths)
-            names += paths.values()
-        report("package", steps - 1, steps)
-        write_manifest(draft, plan, libraries, names)
+        _write(draft, split, resolved, report)
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
     return Package(path)
 
 
+class _Reporter:
+    """Counts the steps of a work for who asked to be told."""
+
+    def __init__(self, progress: Progress | None, steps: int) -> None:
+        self.progress, self.steps, self.done = progress, steps, 0
+
+    def step(self, name: str) -> None:
+        if self.progress is not None:
+            self.progress(name, self.done, self.steps)
+        self.done += 1
+
+
+def _write(
+    draft: Path,
+    split: Mapping[int, tvm.IRModule],
+    targets: Mapping[str, CpuTarget],
+    report: _Reporter,
+) -> None:
+    """Write a package from the stages for each number of groups on a device."""
+    first = next(iter(split.values()))
+    plan = plan_of(first)
+    names = write_weights(draft, plan, _slices(first))
+    libraries = {}
+    for folder, target in targets.items():
+        paths = {count: f"lib/{folder}/groups{count}.so" for count in split}
+        for count, module in split.items():
+            report.step(f"{count} of {plan.groups} groups for {target.name}")
+            _build(module, target, draft / paths[count])
+        libraries[folder] = _target_libraries(target, paths)
+        names += paths.values()
+    report.step("package")
+    write_manifest(draft, plan, libraries, names)
+
+
 def _split(spread: tvm.IRModule, count: int, wire: str, model: str) -> tvm.IRModule:
-    return SplitStages(groups_per_device=count, wire=wire, model=model)(spread)
+    split = SplitStages(groups_per_device=count, wire=wire, model=model)
+    return split(spread)  # type: ignore[operator]
 
 
 def _slices(split: tvm.IRModule) -> dict[str, list[Any]]:
@@ -138,8 +156,13 @@ def _target_libraries(target: CpuTarget, paths: dict[int, str]) -> TargetLibrari
     )
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")[:60]
+def _by_folder(targets: Sequence[CpuTarget]) -> dict[str, CpuTarget]:
+    """Return the targets, each once, by the name of their folder in the package."""
+    folders: dict[str, CpuTarget] = {}
+    for name, target in {target.name: target for target in targets}.items():
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60]
+        folders[unique_name(slug, folders)] = target
+    return folders
 
 
 def _group_counts(

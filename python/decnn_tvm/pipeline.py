@@ -11,7 +11,6 @@ from decnn_tvm.passes.fold_batch_norm import FoldBatchNorm
 from decnn_tvm.passes.fold_weight_transforms import FoldWeightTransforms
 from decnn_tvm.passes.lift_weights import LiftWeights
 from decnn_tvm.passes.propagate_placement import PropagatePlacement
-from decnn_tvm.passes.split_stages import SplitStages
 
 
 def preparation_passes() -> list[tvm.transform.Pass]:
@@ -25,11 +24,6 @@ def preparation_passes() -> list[tvm.transform.Pass]:
     ]
 
 
-def partition_passes(
-    *, groups: int | None, groups_per_device: int, wire: str, model: str
-) -> list[tvm.transform.Pass]:
-    """Return the passes that spread a prepared network and cut it into stages."""
-    return [
-        PropagatePlacement(groups=groups),
-        SplitStages(groups_per_device=groups_per_device, wire=wire, model=model),
-    ]
+def spreading_passes(groups: int | None) -> list[tvm.transform.Pass]:
+    """Return the passes that spread a network over channel groups; `SplitStages` comes next."""
+    return [*preparation_passes(), PropagatePlacement(groups=groups)]

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from decnn_tvm.plan import Host, Movement, Plan, Sharded, Value
+from decnn_tvm.plan import Host, Indices, Movement, Plan, Sharded, Value
 from decnn_tvm.transfers import transfers
 
 
@@ -50,7 +50,7 @@ def _own_unit(value: Value) -> int:
     return value.shape[1]
 
 
-def _unit(plan: Plan, movement: Movement, assignment: list[tuple[int, ...]]) -> int:
+def _unit(plan: Plan, movement: Movement, assignment: Sequence[Indices]) -> int:
     numbers = [
         number
         for transfer in transfers(plan, movement, assignment)

@@ -74,7 +74,7 @@ def slice_weight(value: Array, shard: WeightShard, group: int) -> Array:
 def take(value: Array, indices: Indices, axis: int) -> Array:
     """Return ``value.take(indices, axis)`` with zeros at `PAD`."""
     listed = np.asarray(indices)
-    taken = value.take(np.maximum(listed, 0), axis)
+    taken: Array = value.take(np.maximum(listed, 0), axis)
     if PAD in indices:
         shape = [1] * value.ndim
         shape[axis] = -1
