@@ -13,8 +13,8 @@ and once per layout. What is done to weights depends on weights alone, so that `
 moves it out of the function afterwards.
 
 With the function attributes ``decnn.input_blocks`` and ``decnn.output_blocks`` (one integer
-per data input and per output), an input or output with a block b > 1 is passed as (N, C/b, H, W, b): the
-signature of the function changes, and the attributes are removed.
+per data input and per output), an input or output with a block b > 1 is passed as
+(N, C/b, H, W, b): the signature of the function changes, and the attributes are removed.
 
 Exact: no arithmetic changes. Functions that aren't one dataflow block stay as they are. TVM's own
 `ConvertLayout` decides per convolution and knows neither boundaries nor residual classes, which is

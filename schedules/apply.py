@@ -14,7 +14,7 @@ from decnn_tvm.schedules.leftovers import Leftovers
 # Layers that must not run without a schedule: by name of their block.
 _LAYERS = {dense.BLOCK, depthwise_convolution.BLOCK, direct_convolution.BLOCK}
 # The first words of the names that TVM's own lowering gives to the blocks of these layers.
-_UNSCHEDULED = ("conv2d", "conv1d", "group_conv", "depthwise_conv2d", "DepthwiseConv2d", "dense")
+_UNSCHEDULED = ("conv", "group_conv", "depthwise_conv", "DepthwiseConv", "dense")
 
 
 @tvm.transform.module_pass(opt_level=0, name="decnn.ScheduleKernels")
@@ -47,7 +47,8 @@ def _check_scheduled(mod: tvm.IRModule) -> None:
                 shapes = [tuple(int(extent) for extent in param.shape) for param in func.params]
                 raise CompileError(
                     f"no schedule for the layer {var.name_hint!r} ({', '.join(layers)}; operands "
-                    f"and result {shapes}); expected a 2-D float32 convolution in NCHW or a dense layer"
+                    f"and result {shapes}); expected a 2-D float32 convolution in NCHW or a "
+                    "dense layer"
                 )
 
 

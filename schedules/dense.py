@@ -71,7 +71,7 @@ class Dense(ScheduleRule):  # type: ignore[misc]
         b, b_in = sch.split(b, [None, rows])
         sch.reorder(b, feature, b_in, lane)
         copy = sch.cache_write(block, 0, "local")
-        sch.reverse_compute_at(copy, b)
+        sch.reverse_compute_at(copy, b, preserve_unit_loops=True)
         unroll_tile(sch, *_tile(sch.get_loops(copy)))
         unroll_tile(sch, [b_in], lane)
         start = sch.decompose_reduction(block, feature)

@@ -9,8 +9,8 @@
 Loops: n, group, channel blocks, rows, columns, then the reduction ic, kh, kw, i, then a tile of
 channel blocks, rows and columns that stays in registers, with the lanes vectorised. Lanes are
 rounded up to whole vectors (in the weights, by zeros), and height and width to whole tiles (in a
-padded copy of the input); ``conv_result`` cuts both off again. What fusion appends (bias, residual, activation,
-cast) is computed tile by tile, from registers.
+padded copy of the input); ``conv_result`` cuts both off again. What fusion appends (bias, residual,
+activation, cast) is computed tile by tile, from registers.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def direct_convolution(
     def point(b: te.Var, o: te.Var, y: te.Var, x: te.Var, lane: te.Var) -> te.Expr:
         chunk = o // per_group * group_chunks + ic if groups > 1 else ic
         row, column = y * strides[0] + rkh * dilation[0], x * strides[1] + rkw * dilation[1]
-        value = source[(b, chunk, row, column, *inner)]
-        return te.sum(value * weight[(o, ic, rkh, rkw, *inner, lane)], axis=[ic, rkh, rkw, *inner])
+        value = source(b, chunk, row, column, *inner)
+        return te.sum(value * weight(o, ic, rkh, rkw, *inner, lane), axis=[ic, rkh, rkw, *inner])
 
     attrs = {TILE: [tile.rows, tile.columns, tile.blocks], GROUPS: groups}
     result = te.compute((n, blocks, rows, columns, lanes), point, name=BLOCK, attrs=attrs)
@@ -110,7 +110,7 @@ def pad(data: te.Tensor, top: int, left: int, height: int, width: int, lanes: in
         inside = [y >= top, y < old_h + top, x >= left, x < old_w + left]
         inside += [lane[0] < rest[0]] if wider else []
         zero = tirx.const(0, data.dtype)
-        return tirx.if_then_else(tirx.all(*inside), data[(b, c, y - top, x - left, *lane)], zero)
+        return tirx.if_then_else(tirx.all(*inside), data(b, c, y - top, x - left, *lane), zero)
 
     shape = (n, chunks, height, width, *([lanes] if wider else rest))
     return te.compute(shape, value, name="pad")

@@ -46,11 +46,11 @@ def append_epilogue(
     rest = inline_all(sch, after)
     last = rest[-1]
     if len(rest) == 1 and _same_loops(sch, block, last):
-        sch.reverse_compute_at(last, loop)
+        sch.reverse_compute_at(last, loop, preserve_unit_loops=True)
         sch.set_scope(block, 0, "local")
     else:
         copy = sch.cache_write(block, 0, "local")
-        sch.reverse_compute_at(copy, loop)
+        sch.reverse_compute_at(copy, loop, preserve_unit_loops=True)
         for other in rest:
             vectorize_last(sch, other)
         last = copy

@@ -5,8 +5,9 @@ For every stage function ``f`` of the module the library holds two functions:
 
 ``f_transform_params(weights)``
     takes one tuple (or list) of all weights of the stage, in the order of the function's
-    parameters, and returns a tuple of packed weights. It is there for every stage: without weights it takes and
-    returns an empty tuple; a weight that needs no packing may come back as the same tensor.
+    parameters, and returns a tuple of packed weights. It is there for every stage: without weights
+    it takes and returns an empty tuple; a weight that needs no packing may come back as the same
+    tensor.
 ``f(*inputs, *packed)``
     runs the stage.
 """
@@ -32,9 +33,9 @@ def build_stages(mod: tvm.IRModule, target: tvm.target.Target) -> relax.VMExecut
     ----------
     mod
         Stage functions: one dataflow block each, static shapes, logical NCHW and OIHW, the
-        attribute ``num_input`` (the parameters after the first ``num_input`` are weights), optionally
-        ``decnn.input_blocks`` and ``decnn.output_blocks``: the channel block of each tensor that
-        comes in or goes out as ``NCHW{b}c``; 1 stands for the plain layout.
+        attribute ``num_input`` (the parameters after the first ``num_input`` are weights),
+        optionally ``decnn.input_blocks`` and ``decnn.output_blocks``: the channel block of each
+        tensor that comes in or goes out as ``NCHW{b}c``; 1 stands for the plain layout.
     target
         CPU to compile for.
 
@@ -83,8 +84,10 @@ def fusion_passes() -> list[tvm.transform.Pass]:
     ]
 
 
-# Relax operators that later passes lower: to calls of the runtime, not to loops.
-_LATE_OPS = {"relax.call_tir", "relax.call_dps_packed", "relax.call_pure_packed", "relax.shape_of"}
+# Relax operators that TVM's pipeline lowers afterwards.
+_LATE_OPS = frozenset(
+    f"relax.{name}" for name in "call_tir shape_of sort argsort topk cumsum cumprod".split()
+)
 
 
 def _check_lowered(mod: tvm.IRModule) -> None:
@@ -104,6 +107,9 @@ def _operators(func: relax.Function) -> set[str]:
     def visit(expr: relax.Expr) -> None:
         if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op):
             names.add(expr.op.name)
+        if isinstance(expr, relax.ExternFunc):
+            # A function of the compiler's process; no worker has it.
+            names.add(str(expr.global_symbol))
 
     relax.analysis.post_order_visit(func, visit)
     return names

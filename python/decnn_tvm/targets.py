@@ -87,7 +87,7 @@ def resolve_target(name: str | Mapping[str, Any]) -> CpuTarget:
     options = _host_options() if name == "host" else _known_options(name)
     try:
         target = tvm.target.Target(options)
-    except (ValueError, TypeError, tvm.TVMError) as error:
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise CompileError(
             f"target {name!r}: TVM can't make it: {_first_line(error)}; expected 'host', one of "
             f"{', '.join(known_targets())}, or a dict such as "

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tvm import relax
+
+from decnn_tvm.schedules.blocks import preferred_block
+from decnn_tvm.testing.stages import random_array, run_stage, stage_module, to_blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A convolution with bias, residual and ReLU."""
+
+    inputs: int
+    outputs: int
+    height: int
+    width: int
+    kernel: tuple[int, int] = (3, 3)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (1, 1, 1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    batch: int = 1
+    blocked: bool = True
+
+
+CASES = [
+    # The stem, and widths that no tile divides.
+    Case(inputs=3, outputs=64, height=23, width=29, kernel=(7, 7), stride=(2, 2), padding=(3,) * 4),
+    Case(
+        inputs=3, outputs=96, height=27, width=27, kernel=(11, 11), stride=(4, 4), padding=(2,) * 4
+    ),
+    Case(inputs=32, outputs=48, height=13, width=17),
+    Case(inputs=32, outputs=32, height=1, width=1),
+    Case(inputs=64, outputs=64, height=7, width=7),
+    Case(inputs=16, outputs=32, height=31, width=9, kernel=(1, 1), padding=(0,) * 4),
+    Case(inputs=16, outputs=32, height=15, width=9, kernel=(1, 1), padding=(0,) * 4, stride=(2, 2)),
+    Case(inputs=16, outputs=16, height=12, width=10, dilation=(2, 3), padding=(2, 3, 2, 3)),
+    Case(inputs=16, outputs=16, height=12, width=10, padding=(0, 1, 2, 0), stride=(2, 1)),
+    Case(inputs=16, outputs=16, height=9, width=10, kernel=(1, 5), padding=(0, 2, 0, 2), batch=3),
+    # Shards of ResNet-50 x1.75 over four groups, one group and several of them on a device.
+    Case(inputs=28, outputs=28, height=14, width=14),
+    Case(inputs=112, outputs=28, height=7, width=7, kernel=(1, 1), padding=(0,) * 4),
+    Case(inputs=56, outputs=56, height=14, width=14, groups=2),
+    Case(inputs=84, outputs=168, height=7, width=7, groups=3, kernel=(1, 1), padding=(0,) * 4),
+    Case(inputs=112, outputs=112, height=7, width=7, groups=4, stride=(2, 2)),
+    Case(inputs=24, outputs=40, height=7, width=7, kernel=(1, 1), padding=(0,) * 4),
+    # Channels per group that fit no vector.
+    Case(inputs=26, outputs=39, height=7, width=8, groups=1),
+    Case(inputs=13, outputs=7, height=6, width=5),
+    Case(inputs=5, outputs=3, height=6, width=5),
+    Case(inputs=1, outputs=1, height=6, width=5),
+    Case(inputs=17, outputs=34, height=6, width=5),
+    Case(inputs=34, outputs=38, height=6, width=5, groups=2),
+    Case(inputs=6, outputs=12, height=6, width=5, groups=6),
+    Case(inputs=32, outputs=20, height=6, width=5, groups=4),
+    # Depthwise.
+    Case(inputs=32, outputs=32, height=15, width=13, groups=32),
+    Case(inputs=24, outputs=24, height=14, width=14, groups=24, stride=(2, 2)),
+    Case(inputs=28, outputs=28, height=9, width=7, groups=28, kernel=(5, 5), padding=(2,) * 4),
+    Case(inputs=16, outputs=16, height=9, width=7, groups=16, kernel=(1, 1), padding=(0,) * 4),
+    Case(inputs=7, outputs=7, height=9, width=7, groups=7),
+    Case(inputs=3, outputs=3, height=9, width=7, groups=3),
+    Case(inputs=32, outputs=32, height=9, width=8, groups=32, blocked=False, dilation=(2, 2)),
+    Case(inputs=32, outputs=48, height=9, width=8, blocked=False),
+]
+
+
+def check(case: Case) -> None:
+    data = random_array(case.batch, case.inputs, case.height, case.width, seed=1)
+    kernel = random_array(case.outputs, case.inputs // case.groups, *case.kernel, seed=2)
+    bias = random_array(1, case.outputs, 1, 1, seed=3)
+    top, left, bottom, right = case.padding
+    padded = torch.nn.functional.pad(torch.from_numpy(data), (left, right, top, bottom))
+    # In double precision, so that only our own rounding counts.
+    expected = torch.nn.functional.conv2d(
+        padded.double(),
+        torch.from_numpy(kernel).double(),
+        torch.from_numpy(bias.ravel()).double(),
+        stride=case.stride,
+        dilation=case.dilation,
+        groups=case.groups,
+    )
+    residual = random_array(*expected.shape, seed=4)
+    expected = torch.relu(expected + torch.from_numpy(residual))
+
+    def body(builder: Any, x: Any, r: Any, w: Any, b: Any) -> Any:
+        y = relax.op.nn.conv2d(
+            x,
+            w,
+            strides=case.stride,
+            padding=case.padding,
+            dilation=case.dilation,
+            groups=case.groups,
+        )
+        y = builder.emit(relax.op.add(builder.emit(y), b))
+        return relax.op.nn.relu(builder.emit(relax.op.add(y, r)))
+
+    groups = 1 if case.groups == case.inputs == case.outputs else case.groups
+    in_block = preferred_block(case.inputs // groups) if case.blocked else 1
+    out_block = preferred_block(case.outputs // groups) if case.blocked else 1
+    attrs = {
+        "decnn.input_blocks": [in_block, out_block],
+        "decnn.output_blocks": [out_block],
+    }
+    inputs = [to_blocks(data, in_block), to_blocks(residual, out_block)]
+    mod = stage_module([data, residual], [kernel, bias], body, attrs=attrs)
+    result = run_stage(mod, inputs, [kernel, bias])
+    reference = to_blocks(expected.numpy(), out_block)
+    assert result.shape == reference.shape
+    assert np.abs(result - reference).max() <= 1e-5 * np.abs(reference).max()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_convolution_with_epilogue(case: Case) -> None:
+    check(case)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    kernel = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    dilation = (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
+    padding = tuple(draw(st.integers(0, 2)) for _ in range(4))
+    reach = [dilation[i] * (kernel[i] - 1) + 1 for i in (0, 1)]
+    return Case(
+        inputs=groups * draw(st.integers(1, 33)),
+        outputs=groups * draw(st.integers(1, 33)),
+        height=draw(st.integers(reach[0], 15)),
+        width=draw(st.integers(reach[1], 33)),
+        kernel=kernel,
+        stride=(draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        padding=(padding[0], padding[1], padding[2], padding[3]),
+        dilation=dilation,
+        groups=groups,
+        batch=draw(st.integers(1, 2)),
+        blocked=draw(st.booleans()),
+    )
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(cases())
+def test_any_convolution(case: Case) -> None:
+    check(case)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decnn_tvm.schedules.register_tiles import TileProblem, choose_tile, cycles
+
+sizes = st.integers(1, 70)
+
+
+@given(sizes, sizes, st.integers(1, 20), st.integers(1, 4), st.sampled_from([16, 32]))
+def test_a_tile_fits_the_registers_and_divides_the_channel_blocks(
+    height: int, width: int, blocks: int, vectors: int, registers: int
+) -> None:
+    problem = TileProblem(
+        height=height, width=width, blocks=blocks, vectors=vectors, steps=9, registers=registers
+    )
+    tile = choose_tile(problem)
+    assert tile.rows * tile.columns * tile.blocks * vectors <= registers - 4
+    assert blocks % tile.blocks == 0
+    assert tile.rows <= height and tile.columns <= width
+
+
+@pytest.mark.parametrize("width", [7, 14, 28, 56, 112])
+def test_common_widths_are_tiled_without_waste(width: int) -> None:
+    problem = TileProblem(
+        height=width, width=width, blocks=4, vectors=1, steps=576, registers=32, copied=100.0
+    )
+    tile = choose_tile(problem)
+    assert width % tile.columns == 0 and width % tile.rows == 0
+    assert tile.rows * tile.columns * tile.blocks >= 24
+
+
+def test_fewer_steps_never_cost_more() -> None:
+    problem = TileProblem(height=13, width=13, blocks=2, vectors=1, steps=8, registers=32)
+    longer = TileProblem(height=13, width=13, blocks=2, vectors=1, steps=9, registers=32)
+    tile = choose_tile(problem)
+    assert cycles(problem, tile) < cycles(longer, tile)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+from decnn_tvm.errors import CompileError
+from decnn_tvm.targets import known_targets, missing_features, resolve_target
+
+
+def test_the_host_can_run_its_own_code() -> None:
+    host = resolve_target("host")
+    assert host.machine == {"amd64": "x86_64", "arm64": "aarch64"}.get(
+        platform.machine().lower(), platform.machine()
+    )
+    assert missing_features(host.features) == ()
+
+
+def test_a_tag_gives_its_machine_and_vector_unit() -> None:
+    board = resolve_target("raspberry-pi/4b-aarch64")
+    assert board.machine == "aarch64" and board.features == ("asimd",)
+    assert board.target.attrs["mcpu"] == "cortex-a72"
+
+
+def test_a_dict_gives_the_features_of_its_processor() -> None:
+    options = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"}
+    target = resolve_target(options)
+    assert target.machine == "x86_64"
+    assert "avx2" in target.features and "avx512f" not in target.features
+    wider = resolve_target({**options, "mcpu": "skylake-avx512"})
+    assert "avx512f" in wider.features
+
+
+def test_a_feature_that_no_machine_has_is_missing() -> None:
+    assert missing_features(("no_such_flag",)) == ("no_such_flag",)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pentium", r"'pentium' is unknown; expected one of host, .*raspberry-pi/4b-aarch64"),
+        ("nvidia/nvidia-a100", r"'nvidia/nvidia-a100' is unknown"),
+        ({"kind": "cuda"}, r"expected a CPU \(kind 'llvm'\), got kind 'cuda'"),
+        ({"kind": "nothing"}, r"TVM can't make it"),
+        (
+            {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "warp9"},
+            r"LLVM knows no aarch64 processor 'warp9'",
+        ),
+    ],
+)
+def test_an_unknown_target_is_refused(name: str | dict[str, str], message: str) -> None:
+    with pytest.raises(CompileError, match=message):
+        resolve_target(name)
+
+
+def test_known_targets_are_processors() -> None:
+    names = known_targets()
+    assert names[0] == "host" and not any(name.startswith("nvidia/nvidia-a100") for name in names)
