@@ -7,11 +7,10 @@ holds, reshapes have local shapes, and what only renames channels disappears.
 
 from __future__ import annotations
 
-import numpy as np
 import tvm
 from tvm import relax
 
-from decnn_tvm.passes.placement_rules import slice_of
+from decnn_tvm.passes.placement_rules import sliced_axes
 from decnn_tvm.passes.weights import is_call, static_shape
 from decnn_tvm.plan import Placement, Sharded
 
@@ -26,9 +25,7 @@ def is_renaming(call: relax.Call, operand: Placement | None) -> bool:
         return True
     if not is_call(call, "relax.strided_slice"):
         return False
-    extent = static_shape(call.args[0])[operand.axis]
-    chosen = slice_of(call, operand.axis, extent)
-    return chosen is not None and len(chosen) < extent
+    return operand.axis in sliced_axes(call)
 
 
 def localize(
@@ -108,6 +105,6 @@ def _reshape(
 ) -> relax.Expr:
     """Reshape; where channels are flattened to features they come first (see `_flattened`)."""
     if isinstance(operand, Sharded) and operand.axis != 1 and len(local_shape) == 2:
-        order = np.moveaxis(np.arange(len(data.ty.shape)), operand.axis, 1)
-        data = builder.emit(relax.op.permute_dims(data, order.tolist()))
+        others = [a for a in range(1, len(data.ty.shape)) if a != operand.axis]
+        data = builder.emit(relax.op.permute_dims(data, [0, operand.axis, *others]))
     return relax.op.reshape(data, local_shape)

@@ -130,10 +130,22 @@ def _bind(
         decision = whole(args)
     for i, needed in decision.operands.items():
         source = arguments(value)[i]
-        if found.placements[source] != needed:
-            found.movements.setdefault((source, needed))
+        for target in route(found.placements[source], needed):
+            found.movements.setdefault((source, target))
     found.decisions[var] = decision
     return decision.result
+
+
+def route(source: Placement, target: Placement) -> list[Placement]:
+    """Return the placements through which a tensor passes from `source` to `target`.
+
+    A transfer runs along one axis, so a tensor whose sharded axis changes is gathered first.
+    """
+    if source == target:
+        return []
+    if isinstance(source, Sharded) and isinstance(target, Sharded) and source.axis != target.axis:
+        return [Replicated(), target]
+    return [target]
 
 
 def arguments(call: relax.Call) -> list[relax.Expr]:

@@ -139,10 +139,10 @@ def _elementwise(
     """Elementwise with broadcasting: keeps the sharding of its operands."""
     name, rank = call.op.name.removeprefix("relax."), len(call.ty.shape)
     active = _activations(args)
-    partial = _partial_sum(name, active, args)
+    partial = _partial_sum(call, active, args)
     if partial is not None:
         return partial
-    lead = _leading(active, rank, context.groups)
+    lead = _leading(active, static_shape(call), context.groups)
     if not isinstance(lead, Sharded):
         return Decision(operands=dict.fromkeys(active, Replicated()), result=Replicated())
     if name in _UNSAFE_AT_PADDING and is_padded(lead.groups):
@@ -156,18 +156,26 @@ def _elementwise(
         whole = axis < 0 or arg.shape[axis] == 1
         if arg.placement is not None:
             operands[i] = Replicated() if whole else Sharded(axis, lead.groups)
+        elif not whole and isinstance(call.args[i], tvm.ir.GenericConst):
+            return f"{name} with a constant per channel"
         elif not whole:
             shards[i] = WeightShard(axes={axis: lead.groups}, combine="concat", axis=axis)
     return Decision(operands=operands, result=lead, weights=shards, carries_order=True)
 
 
 def _partial_sum(
-    name: str, active: Mapping[int, Operand], args: Sequence[Operand | None]
+    call: relax.Call, active: Mapping[int, Operand], args: Sequence[Operand | None]
 ) -> Decision | None:
-    """Keep a sum of partial sums, or of one and a bias, partial: one group adds the bias."""
-    if name not in _LINEAR or not all(isinstance(a.placement, Partial) for a in active.values()):
-        return None
+    """Keep a sum of partial sums, or of one and a bias, partial: one group adds the bias.
+
+    A constant, which has no slice of its own per group, would be added by every group.
+    """
+    name = call.op.name.removeprefix("relax.")
     added = {i: a for i, a in enumerate(args) if a is not None and a.placement is None}
+    if name not in _LINEAR or any(isinstance(call.args[i], tvm.ir.GenericConst) for i in added):
+        return None
+    if not active or not all(isinstance(a.placement, Partial) for a in active.values()):
+        return None
     return Decision(
         operands=dict.fromkeys(active, Partial()),
         weights={i: WeightShard(combine="sum") for i, a in added.items()},
@@ -175,13 +183,16 @@ def _partial_sum(
     )
 
 
-def _leading(active: Mapping[int, Operand], rank: int, groups: int) -> Placement:
-    """Return the placement that the result of an elementwise operator takes."""
+def _leading(active: Mapping[int, Operand], shape: Shape, groups: int) -> Placement:
+    """Return the placement that the result, of shape `shape`, takes: not that of a broadcast."""
     placements: list[tuple[int, Placement]] = []
     for operand in active.values():
         placement = settle(operand, groups)
         if isinstance(placement, Sharded):
-            placement = Sharded(placement.axis + rank - len(operand.shape), placement.groups)
+            axis = placement.axis + len(shape) - len(operand.shape)
+            if operand.shape[placement.axis] != shape[axis]:
+                continue
+            placement = Sharded(axis, placement.groups)
             kept = not isinstance(operand.placement, Partial)
             placements.append((math.prod(operand.shape) * 2 + kept, placement))
     return max(placements, key=lambda p: p[0])[1] if placements else Replicated()
@@ -307,8 +318,10 @@ def _strided_slice(
     chosen = slice_of(call, placement.axis, data.shape[placement.axis])
     if chosen is None:
         return "computed slice"
-    if len(chosen) == data.shape[placement.axis]:
+    if placement.axis not in sliced_axes(call):
         return Decision(operands={0: placement}, result=placement, carries_order=True)
+    if len(sliced_axes(call)) > 1:
+        return "slice of channels and of another axis"
     result = deal(len(chosen), context.groups)
     needed = rename(result, dict(enumerate(chosen)))
     return Decision(
@@ -328,6 +341,11 @@ def slice_of(call: relax.Call, axis: int, extent: int) -> list[int] | None:
     at = axes.index(axis)
     step = fields[3][at] if len(fields) > 3 else 1
     return list(range(extent))[slice(fields[1][at], fields[2][at], step)] if step > 0 else None
+
+
+def sliced_axes(call: relax.Call) -> set[int]:
+    """Return the axes along which a strided slice with constant bounds cuts."""
+    return {int(axis) % len(call.args[0].ty.shape) for axis in call.args[1].fields}
 
 
 @_rule("permute_dims")

@@ -27,6 +27,7 @@ from decnn_tvm.passes.placement_inference import (
     arguments,
     bindings_of,
     output_vars,
+    route,
 )
 from decnn_tvm.passes.stage_graph import REDISTRIBUTE
 from decnn_tvm.passes.weights import (
@@ -167,9 +168,10 @@ class _Marker:
         return self._move(var, Host())
 
     def _move(self, source: relax.Var, target: Placement, name: str | None = None) -> relax.Var:
-        new = self.new[source]
-        if self.found.placements[source] == target:
-            return new
+        way = route(self.found.placements[source], target)
+        if not way:
+            return self.new[source]
+        new = self.new[source] if len(way) == 1 else self._move(source, way[0])
         if (source, target) not in self.moved:
             marker = relax.op.call_pure_packed(REDISTRIBUTE, new, ty_args=[new.ty])
             moved = self.builder.emit(
