@@ -19,8 +19,8 @@ import pytest
 from decnn_tvm.errors import ClusterError, ClusterTimeout, PackageError, PartitionError
 from decnn_tvm.package import Package, write_manifest
 from decnn_tvm.runtime.cluster import Cluster
-from decnn_tvm.runtime.control import RemoteWorker
 from decnn_tvm.runtime.local_cluster import LocalCluster
+from decnn_tvm.runtime.remote_worker import RemoteWorker
 
 FORBIDDEN = ("tvm", "onnx", "onnxruntime", "xgboost", "torch")
 COMPILER = ("passes", "schedules", "lowering", "compiler", "frontend", "decoupling", "placement")

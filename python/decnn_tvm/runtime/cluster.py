@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,12 +17,14 @@ from decnn_tvm.assignment import assign_groups
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.package import MANIFEST, Package
 from decnn_tvm.plan import Indices
-from decnn_tvm.runtime.control import RemoteWorker
 from decnn_tvm.runtime.engine import Link
 from decnn_tvm.runtime.machine import choose_target
+from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.session import Session
 from decnn_tvm.runtime.transport import ZmqTransport
 from decnn_tvm.transfers import HOST
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT = 60.0
 
@@ -97,8 +100,9 @@ class Cluster:
         PackageError
             The package is damaged or does not fit a worker's machine or versions.
         ClusterError
-            A worker is gone or busy.
+            A worker is gone or busy, or a session of this cluster is still open.
         """
+        self._make_room()
         package = package if isinstance(package, Package) else Package(package)
         assignment = assign_groups(package.plan, len(self._workers), shares)
         manifest = package.manifest
@@ -110,6 +114,7 @@ class Cluster:
         try:
             session = self._start(package, assignment, targets, transport, deployed)
         except BaseException:
+            # An interrupt must not leave half a deployment on the workers.
             deployed.close()
             raise
         self._sessions.append(session)
@@ -127,9 +132,8 @@ class Cluster:
 
     def close(self) -> None:
         """Close all sessions and connections."""
-        for session in self._sessions:
-            session.close()
-        self._sessions.clear()
+        while self._sessions:
+            self._sessions.pop().close()
         for worker in self._workers:
             worker.disconnect()
 
@@ -143,6 +147,18 @@ class Cluster:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _make_room(self) -> None:
+        """Forget closed sessions and close failed ones; refuse where one is at work."""
+        for session in list(self._sessions):
+            if not session.usable:
+                session.close()
+                self._sessions.remove(session)
+        if self._sessions:
+            raise ClusterError(
+                f"a session of {self._sessions[0].plan.model!r} is open on these workers. "
+                "Close it first."
+            )
 
     def _start(
         self,
@@ -164,22 +180,36 @@ class Cluster:
             "epoch": 0,
         }
 
+        cancelled = threading.Event()
+
         def start(rank: int, worker: RemoteWorker) -> None:
             for name in [MANIFEST, *package.files_for(targets[rank], assignment[rank])]:
-                worker.upload(package.path, name)
+                worker.upload(package.path, name, cancelled)
             own = {**request, "rank": rank, "target": targets[rank]}
             worker.call("start", json.dumps(own))
 
-        self._each(start)
+        self._each(start, cancelled)
         transport.connect(addresses)
         link = Link(transport, bytes.fromhex(str(request["cluster"])), 0, HOST)
         return Session(package.plan, assignment, link, deployed, self._timeout)
 
-    def _each(self, action: Callable[[int, RemoteWorker], Any]) -> list[Any]:
-        """Do something with all workers at once; a worker that is gone is named with its cause."""
+    def _each(
+        self,
+        action: Callable[[int, RemoteWorker], Any],
+        cancelled: threading.Event | None = None,
+    ) -> list[Any]:
+        """Do something with all workers at once; a worker that is gone is named with its cause.
+
+        Where one fails, or on an interrupt, `cancelled` tells the others to end early.
+        """
         try:
             with ThreadPoolExecutor(len(self._workers)) as pool:
-                return list(pool.map(action, range(len(self._workers)), self._workers))
+                try:
+                    return list(pool.map(action, range(len(self._workers)), self._workers))
+                except BaseException:
+                    if cancelled is not None:
+                        cancelled.set()
+                    raise
         except ClusterError:
             self.check()
             raise
@@ -206,8 +236,19 @@ class _Deployed:
         return status
 
     def close(self) -> None:
-        """End the deployment on every worker that still answers."""
-        for worker in self._cluster.workers:
-            with contextlib.suppress(ClusterError):
-                worker.call("close")
-        self._transport.close()
+        """End the deployment on every worker that still answers, all at once."""
+        workers = self._cluster.workers
+        try:
+            with ThreadPoolExecutor(len(workers)) as pool:
+                list(pool.map(_end_session, workers))
+        finally:
+            self._transport.close()
+
+
+def _end_session(worker: RemoteWorker) -> None:
+    if worker.gone():
+        return
+    try:
+        worker.end_session()
+    except ClusterError as error:
+        logger.warning("a session was not closed in order: %s", error)

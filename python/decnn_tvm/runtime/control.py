@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control plane: rpyc between a coordinator and a worker, both ends.
+"""The control plane, the worker's end: what a coordinator can call through rpyc.
 
 Only exposed methods can be called, arguments and results are numbers, strings and bytes (JSON for
 more), nothing is pickled, and errors travel as data.
@@ -7,7 +7,6 @@ more), nothing is pickled, and errors travel as data.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -20,19 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import rpyc
-from rpyc.core.channel import Channel
-from rpyc.core.stream import SocketStream
-from rpyc.utils.factory import connect_channel
 
-from decnn_tvm import errors
-from decnn_tvm.errors import ClusterError, ClusterTimeout, DecnnError
+from decnn_tvm.errors import ClusterError, DecnnError
 from decnn_tvm.runtime.deployment import Deployment, StartRequest
-from decnn_tvm.runtime.machine import Machine, this_machine
+from decnn_tvm.runtime.machine import memory, this_machine
 
 logger = logging.getLogger(__name__)
-
-CHUNK = 1 << 20
-"""Bytes of one upload call."""
 
 
 def protocol(timeout: float) -> dict[str, Any]:
@@ -54,6 +46,14 @@ def protocol(timeout: float) -> dict[str, Any]:
     }
 
 
+def keep_alive(sock: socket.socket) -> None:
+    """Have the system notice that the machine at the other end is gone."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10)):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
 def _answer(method: Callable[..., Any]) -> Callable[..., str]:
     """Make a method answer JSON: its result, or the error it raised."""
 
@@ -72,10 +72,14 @@ def _answer(method: Callable[..., Any]) -> Callable[..., str]:
 
 
 class WorkerState:
-    """What the connections to one worker share: its one deployment."""
+    """What the connections to one worker share: its one deployment.
+
+    Memory of a deployment counts from what the process takes when this is made.
+    """
 
     def __init__(self, folder: Path, host: str, stop_timeout: float) -> None:
         self.folder, self.host, self.stop_timeout = folder, host, stop_timeout
+        self.idle_bytes = memory().resident
         self.lock = threading.Lock()
         self.deployment: Deployment | None = None
         self.owner: object = None
@@ -87,7 +91,8 @@ class WorkerState:
             if self.deployment is not None:
                 raise ClusterError("busy with another session. Close that one first.")
             self._count += 1
-            self.deployment = Deployment(self.folder / f"session{self._count}", self.host)
+            folder = self.folder / f"session{self._count}"
+            self.deployment = Deployment(folder, self.host, self.idle_bytes)
             self.owner = owner
             return self.deployment
 
@@ -155,83 +160,3 @@ class ControlService(rpyc.Service):  # type: ignore[misc]
     def exposed_close(self) -> bool:
         """End the session."""
         return self._state.close(self)
-
-
-class RemoteWorker:
-    """The coordinator's end of the control plane to one worker.
-
-    Parameters
-    ----------
-    address : str
-        ``host:port`` of the worker's control plane.
-    name : str
-        What messages call it.
-    timeout : float
-        Seconds that connecting and each call may take.
-
-    Raises
-    ------
-    ClusterError
-        Nobody answers at that address.
-    """
-
-    def __init__(self, address: str, name: str, timeout: float) -> None:
-        self.address, self.name = address, name
-        self.host, _, port = address.rpartition(":")
-        if not self.host or not port.isdecimal() or int(port) > 65535:
-            raise ClusterError(f"worker address {address!r}: expected host:port.")
-        try:
-            sock = socket.create_connection((self.host, int(port)), timeout=timeout)
-        except OSError as error:
-            raise ClusterError(
-                f"no worker answers at {address} ({error}). Start it there with `decnn worker`."
-            ) from error
-        sock.settimeout(None)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        channel = Channel(SocketStream(sock), compress=False)
-        self._connection = connect_channel(channel, config=protocol(timeout))
-
-    def machine(self) -> Machine:
-        """Return what the worker's machine is."""
-        data = self.call("hello")
-        return Machine(**{**data, "features": tuple(data["features"])})
-
-    def call(self, method: str, *args: str | int | bytes) -> Any:
-        """Call an exposed method and return its result; raise the error it answers."""
-        try:
-            answer = json.loads(getattr(self._connection.root, method)(*args))
-        except TimeoutError as error:
-            raise ClusterTimeout(f"{self.name}: no answer to {method!r} in time.") from error
-        except (EOFError, OSError) as error:
-            raise ClusterError(f"{self.name}: went away during {method!r} ({error}).") from error
-        if "error" in answer:
-            raise _error_class(answer["error"])(f"{self.name}: {answer['message']}")
-        return answer["result"]
-
-    def upload(self, root: Path, name: str) -> None:
-        """Send a file of a package."""
-        with (root / name).open("rb") as file:
-            offset = 0
-            while (data := file.read(CHUNK)) or not offset:
-                self.call("upload", name, offset, data)
-                offset += len(data)
-                if len(data) < CHUNK:
-                    break
-
-    def gone(self) -> bool:
-        """Tell whether the connection has ended."""
-        try:
-            self._connection.poll(0)
-        except (EOFError, OSError):
-            return True
-        return bool(self._connection.closed)
-
-    def disconnect(self) -> None:
-        """Close the connection; the worker then ends our session by itself."""
-        with contextlib.suppress(EOFError, OSError, TimeoutError):
-            self._connection.close()
-
-
-def _error_class(name: str) -> type[DecnnError]:
-    found = getattr(errors, name, ClusterError)
-    return found if isinstance(found, type) and issubclass(found, DecnnError) else ClusterError

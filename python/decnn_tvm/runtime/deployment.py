@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import threading
@@ -16,8 +17,10 @@ from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.engine import Engine, Link
 from decnn_tvm.runtime.executor import Executor
 from decnn_tvm.runtime.library import StageLibrary
-from decnn_tvm.runtime.machine import memory, reset_peak
+from decnn_tvm.runtime.machine import choose_target, memory, reset_peak, this_machine, trim
 from decnn_tvm.runtime.transport import ZmqTransport
+
+logger = logging.getLogger(__name__)
 
 MAX_UPLOAD = 4 << 30
 """Bytes of all files of a package on one worker."""
@@ -52,16 +55,18 @@ class Deployment:
         Where its files go; made here, removed by `close`.
     host : str
         Interface of the data plane.
+    idle_bytes : int
+        Resident bytes of the idle worker.
     """
 
-    def __init__(self, folder: Path, host: str) -> None:
+    def __init__(self, folder: Path, host: str, idle_bytes: int) -> None:
         self._folder = folder
         self._received = 0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._engine: Engine | None = None
         self._library: StageLibrary | None = None
-        self._idle = memory().resident
+        self._idle_bytes = idle_bytes
         reset_peak()
         folder.mkdir(mode=0o700)
         self.transport = ZmqTransport(host)
@@ -91,6 +96,7 @@ class Deployment:
         if self._thread is not None:
             raise ClusterError("this deployment has been started before. Open a new session.")
         package = Package(self._folder)
+        choose_target(package.manifest, this_machine(), "this machine", request.target)
         groups = request.assignment[request.rank]
         package.verify(package.files_for(request.target, groups))
         self._library = self._load(package, request.target, groups)
@@ -108,20 +114,23 @@ class Deployment:
         """Return what this device did and takes, as JSON data."""
         if self._engine is None:
             raise ClusterError("this deployment has not been started.")
-        return {**self._engine.status(), "peak_bytes": max(0, memory().peak - self._idle)}
+        return {**self._engine.status(), "peak_bytes": max(0, memory().peak - self._idle_bytes)}
 
     def close(self, timeout: float) -> bool:
         """Stop, free and remove everything; return whether the compute thread ended in time."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout)
-            if self._thread.is_alive():
-                shutil.rmtree(self._folder, ignore_errors=True)
-                return False
-        self.transport.close()
-        self._engine = self._library = None
+        ended = self._thread is None or not self._thread.is_alive()
+        if ended:
+            # A thread that still runs would send on closed sockets: its transport stays.
+            self.transport.close()
+            self._engine = self._library = self._thread = None
+        else:
+            logger.error("a stage did not end within %g s", timeout)
         shutil.rmtree(self._folder, ignore_errors=True)
-        return True
+        trim()
+        return ended
 
     def _load(self, package: Package, target: str, groups: Indices) -> StageLibrary:
         path = package.file(package.library(target, len(groups)))

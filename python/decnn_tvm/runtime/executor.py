@@ -201,7 +201,8 @@ class Executor:
     def drop(self, sample: int) -> None:
         """Forget a sample; what still arrives for it is ignored."""
         self._samples.pop(sample, None)
-        self._closed.add(sample)
+        if sample >= self._closed_below:
+            self._closed.add(sample)
         while self._closed_below in self._closed:
             self._closed.discard(self._closed_below)
             self._closed_below += 1

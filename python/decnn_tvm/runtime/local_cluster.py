@@ -19,8 +19,8 @@ from pathlib import Path
 
 from decnn_tvm.errors import ClusterError, ClusterTimeout
 from decnn_tvm.runtime.cluster import TIMEOUT, Cluster
-from decnn_tvm.runtime.control import RemoteWorker
 from decnn_tvm.runtime.machine import cores
+from decnn_tvm.runtime.remote_worker import RemoteWorker
 
 HOST = "127.0.0.1"
 STOP_TIMEOUT = 8.0
@@ -41,7 +41,8 @@ class LocalCluster(Cluster):
     timeout : float
         Seconds that any wait for a worker may take.
     threads : int, optional
-        Threads of each worker's kernels; by default the cores divided by `count`.
+        Threads of each worker's kernels; by default the cores divided by `count`, at least 1.
+        NumPy's own libraries get one: a worker computes nothing with them.
 
     Raises
     ------
@@ -52,6 +53,8 @@ class LocalCluster(Cluster):
     def __init__(self, count: int, *, timeout: float = TIMEOUT, threads: int | None = None) -> None:
         if count < 1:
             raise ClusterError(f"{count} workers: expected at least 1.")
+        if threads is not None and threads < 1:
+            raise ClusterError(f"threads={threads}: expected at least 1.")
         super().__init__([], host=HOST, timeout=timeout)
         self._folder = Path(tempfile.mkdtemp(prefix="decnn-cluster-"))
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -97,7 +100,13 @@ class LocalCluster(Cluster):
 
     def _greet(self, rank: int) -> RemoteWorker:
         line = self._first_line(rank)
-        address = json.loads(line)
+        try:
+            address = json.loads(line)
+        except ValueError as error:
+            raise ClusterError(
+                f"worker {rank} wrote {line!r} in place of its address. Keep start-up code of "
+                "Python (sitecustomize) from printing."
+            ) from error
         name = f"worker {rank} (process {self._processes[rank].pid})"
         return RemoteWorker(f"{address['host']}:{address['port']}", name, self._timeout)
 
@@ -137,16 +146,33 @@ def _spawn(folder: Path, rank: int, threads: int) -> subprocess.Popen[bytes]:
         "--folder",
         str(files),
     ]
-    environment = {**os.environ, "TVM_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     with _log(folder, rank).open("wb") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=environment,
+            cwd=files,
+            env=_environment(threads),
             start_new_session=True,
         )
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Return a worker's environment: it finds what this process finds, in the same order.
+
+    It runs in an empty folder, so that nothing where the user happens to be hides a module.
+    """
+    paths = [os.path.abspath(path) for path in sys.path if path]
+    count = str(threads)
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "TVM_NUM_THREADS": count,
+        "OMP_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
 
 
 def _end(

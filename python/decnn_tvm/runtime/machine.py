@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import re
@@ -107,6 +108,12 @@ def reset_peak() -> None:
     """Start a new peak where the kernel allows it (Linux with ``CONFIG_PROC_PAGE_MONITOR``)."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")
+
+
+def trim() -> None:
+    """Return freed memory to the system, where the C library can (glibc)."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cores() -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import threading
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +14,7 @@ from decnn_tvm.errors import ClusterError, ClusterTimeout, InputError
 from decnn_tvm.plan import Indices, Plan
 from decnn_tvm.runtime.engine import Counters, Link
 from decnn_tvm.runtime.executor import Executor
+from decnn_tvm.runtime.fair_lock import FairLock
 from decnn_tvm.runtime.samples import NanPolicy, check_policy, check_sample
 from decnn_tvm.runtime.statistics import DeviceStats, TimelineEvent, device_stats, timeline_events
 from decnn_tvm.runtime.steps import check_host
@@ -80,7 +81,7 @@ class Session:
         self._executor = Executor(plan, assignment, HOST)
         self._link, self._devices, self._timeout = link, devices, timeout
         self._counters = Counters()
-        self._lock = threading.RLock()
+        self._lock = FairLock()
         self._next = 0
         self._failure: str | None = None
         self._closed = False
@@ -106,7 +107,11 @@ class Session:
         ClusterError
             A device failed, died, or gave no answer in time (`ClusterTimeout`).
         """
-        return self._wait(self._submit(sample, check_policy(nan)))
+        number = self._submit(sample, check_policy(nan))
+        try:
+            return self._wait(number)
+        finally:
+            self._drop([number])
 
     def stream(
         self, samples: Iterable[Sample], *, in_flight: int = 4, nan: str = "raise"
@@ -146,6 +151,11 @@ class Session:
         names = [f"{m.source} -> {m.target}" for m in self.plan.movements]
         return {names[i]: count for i, count in self._counters.sent_bytes.items()}
 
+    @property
+    def usable(self) -> bool:
+        """Whether the session is open and has not failed."""
+        return not self._closed and self._failure is None
+
     def close(self) -> None:
         """End the session on every device; further calls fail."""
         with self._lock:
@@ -181,7 +191,12 @@ class Session:
                     window.popleft()
                     yield result
         finally:
-            for sample in window:
+            self._drop(window)
+
+    def _drop(self, samples: Iterable[int]) -> None:
+        """Forget samples; what still comes for them is ignored."""
+        with self._lock:
+            for sample in samples:
                 self._executor.drop(sample)
 
     def _submit(self, sample: Sample, policy: NanPolicy) -> int:
@@ -190,9 +205,20 @@ class Session:
             self._check_open()
             number, self._next = self._next, self._next + 1
             # The caller may reuse its array while the network still sends from it.
-            self._executor.provide(number, {name: a.copy() for name, a in inputs.items()})
-            self._link.flush(self._executor, self._counters)
+            copies = {name: array.copy() for name, array in inputs.items()}
+            with self._whole_or_failed():
+                self._executor.provide(number, copies)
+                self._link.flush(self._executor, self._counters)
             return number
+
+    @contextlib.contextmanager
+    def _whole_or_failed(self) -> Iterator[None]:
+        """Fail the session where an interrupt or error cuts a message in two."""
+        try:
+            yield
+        except BaseException as error:
+            self._failure = str(error) or f"{type(error).__name__} while a message was under way."
+            raise
 
     def _wait(self, sample: int) -> Result:
         deadline = time.monotonic() + self._timeout
@@ -214,10 +240,11 @@ class Session:
             if message is None:
                 self._devices.check()
                 return False
-            self._take(message)
         except ClusterError as error:
             self._failure = str(error)
             raise
+        with self._whole_or_failed():
+            self._take(message)
         return True
 
     def _take(self, message: Message) -> None:

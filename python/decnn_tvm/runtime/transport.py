@@ -20,6 +20,7 @@ from decnn_tvm.runtime.wire import MAX_PAYLOAD, Buffer, Message, WireError, deco
 
 LINGER_MS = 500
 POLL_MS = 100
+STOP_TIMEOUT = 5.0
 
 
 class Transport(Protocol):
@@ -125,12 +126,15 @@ class ZmqTransport:
 
     def close(self) -> None:
         """Close all sockets; what was sent has half a second to leave."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(STOP_TIMEOUT)
         for push in self._peers.values():
             push.close()
         self._peers.clear()
-        self._context.term()
+        if not self._thread.is_alive():
+            self._context.term()
 
     def _receive_all(self, pull: zmq.Socket[bytes]) -> None:
         with contextlib.closing(pull):

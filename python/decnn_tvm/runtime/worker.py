@@ -14,24 +14,30 @@ import faulthandler
 import json
 import logging
 import os
+import selectors
 import shutil
 import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rpyc.utils.helpers import classpartial
 from rpyc.utils.server import ThreadedServer
 
-from decnn_tvm.runtime.control import ControlService, WorkerState, protocol
+from decnn_tvm.errors import ClusterError
+from decnn_tvm.runtime.control import ControlService, WorkerState, keep_alive, protocol
 from decnn_tvm.runtime.library import load_runtime
 
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT = 60.0
 STOP_TIMEOUT = 5.0
+EXIT_TIMEOUT = 15.0
+"""Seconds after which a worker that does not come to its end is ended, with a traceback."""
+PARENT_POLL = 1.0
 
 
 def serve(host: str, port: int, folder: Path, stopping: threading.Event) -> None:
@@ -46,12 +52,16 @@ def serve(host: str, port: int, folder: Path, stopping: threading.Event) -> None
         protocol_config=protocol(CALL_TIMEOUT),
         logger=logger,
     )
+    keep_alive(server.listener)
     thread = threading.Thread(target=server.start, name="decnn-control", daemon=True)
     thread.start()
+    # Before it listens, a port that is announced refuses the coordinator.
+    _wait_until_active(server)
     print(json.dumps({"host": host, "port": server.port}), flush=True)
     try:
         stopping.wait()
     finally:
+        faulthandler.dump_traceback_later(EXIT_TIMEOUT, exit=True)
         state.shut_down()
 
 
@@ -65,10 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     if options.until_eof:
-        threading.Thread(target=_wait_for_eof, args=(stopping,), daemon=True).start()
-    folder = Path(tempfile.mkdtemp(prefix="decnn-worker-", dir=options.folder))
-    code = 0
+        threading.Thread(target=_wait_for_eof, args=(stopping, os.getppid()), daemon=True).start()
+    folder, code = None, 0
     try:
+        folder = Path(tempfile.mkdtemp(prefix="decnn-worker-", dir=options.folder))
         serve(options.host, options.port, folder, stopping)
     except SystemExit:
         pass
@@ -76,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logger.exception("worker failed")
         code = 1
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         if options.folder:
             with contextlib.suppress(OSError):
                 os.rmdir(options.folder)
@@ -85,19 +96,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os._exit(code)  # a stage that hangs in native code must not keep the process
 
 
+def _wait_until_active(server: ThreadedServer) -> None:
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while not server.active:
+        if time.monotonic() > deadline:
+            raise ClusterError(f"port {server.port}: does not listen within {STOP_TIMEOUT:g} s.")
+        time.sleep(0.001)
+
+
 def _leave_out_torch() -> None:
     """Keep `tvm_ffi` from importing torch where it is installed: a worker has no use for it."""
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
 
 
 def _leave(*_: object) -> None:
-    """Leave the main thread's wait, which setting its event from here could block."""
+    """Leave the main thread's wait, which setting its event from here could block; once."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     raise SystemExit
 
 
-def _wait_for_eof(stopping: threading.Event) -> None:
-    while sys.stdin.buffer.read(1 << 16):
-        pass
+def _wait_for_eof(stopping: threading.Event, parent: int) -> None:
+    """Notice the end of the process that started this one.
+
+    Its children may have inherited the other end of the pipe, so that no end of file comes.
+    """
+    with selectors.DefaultSelector() as selector:
+        selector.register(sys.stdin.buffer, selectors.EVENT_READ)
+        while os.getppid() == parent:
+            if selector.select(PARENT_POLL) and not os.read(sys.stdin.fileno(), 1 << 16):
+                break
     stopping.set()
 
 
