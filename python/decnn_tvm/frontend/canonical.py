@@ -57,7 +57,7 @@ def _bind_small_parameters(module: tvm.IRModule) -> tvm.IRModule:
     func = module["main"]
     values = weight_values(func)
     settings = {
-        var: relax.const(values[var.name])
+        var: relax.const(values[var.name], str(values[var.name].dtype))
         for var in weight_vars(func)
         if values[var.name].ndim == 0 or values[var.name].dtype.kind != "f"
     }
