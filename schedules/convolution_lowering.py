@@ -47,6 +47,24 @@ def lower_convolution(builder: relax.BlockBuilder, call: relax.Call) -> relax.Ex
     )
 
 
+def lower_convolution_1d(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """Return a 1-D convolution as the 2-D one of an image with a single row."""
+    data, weight = call.args
+    attrs = call.attrs
+    if (attrs.data_layout, attrs.kernel_layout) != ("NCW", "OIW"):
+        return call.op.get_attr("FLegalize")(builder, call)
+    first, last = (int(attrs.padding[at]) for at in (0, -1))
+    image = relax.op.nn.conv2d(
+        builder.emit(relax.op.expand_dims(data, 2)),
+        builder.emit(relax.op.expand_dims(weight, 2)),
+        strides=(1, int(attrs.strides[0])),
+        padding=(0, first, 0, last),
+        dilation=(1, int(attrs.dilation[0])),
+        groups=int(attrs.groups),
+    )
+    return relax.op.squeeze(builder.emit(image), [2])
+
+
 def _lower_depthwise(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     data, weight = call.args
     block = _block(call.ty.shape)

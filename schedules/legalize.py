@@ -10,7 +10,10 @@ from collections.abc import Callable
 
 from tvm import relax
 
-from decnn_tvm.schedules.convolution_lowering import lower_convolution
+from decnn_tvm.schedules.convolution_lowering import (
+    lower_convolution,
+    lower_convolution_1d,
+)
 from decnn_tvm.schedules.dense_lowering import lower_matmul
 
 Lowering = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
@@ -18,4 +21,8 @@ Lowering = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
 def legalize_map() -> dict[str, Lowering]:
     """Return the lowerings by name of the Relax operator."""
-    return {"relax.nn.conv2d": lower_convolution, "relax.matmul": lower_matmul}
+    return {
+        "relax.nn.conv1d": lower_convolution_1d,
+        "relax.nn.conv2d": lower_convolution,
+        "relax.matmul": lower_matmul,
+    }
