@@ -24,7 +24,7 @@ def lower_matmul(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     features, outputs = (int(extent) for extent in weight.ty.shape)
     lanes = vector_lanes(target)
     vectors = _vectors(outputs, lanes)
-    room = max(1, (vector_registers(target) - SPARE_REGISTERS) // vectors)
+    room = max(1, (vector_registers(target) - SPARE_REGISTERS) // vectors - 1)
     rows = max(size for size in range(1, room + 1) if batch % size == 0)
     blocks = -(-outputs // (vectors * lanes))
     padded = pad_axis(builder, weight, 1, blocks * vectors * lanes)

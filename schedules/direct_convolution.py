@@ -7,7 +7,7 @@
         A[n, g(o) I + ic, s y + d kh - p, s x + d kw - p, i] W[o, ic, kh, kw, i, lane]
 
 Loops: n, group, channel blocks, rows, columns, then the reduction ic, kh, kw, i, then a tile of
-channel blocks, rows and columns that stays in registers, with the lanes vectorised. Lanes are
+rows, columns and channel blocks that stays in registers, with the lanes vectorised. Lanes are
 rounded up to whole vectors (in the weights, by zeros), and height and width to whole tiles (in a
 padded copy of the input); ``conv_result`` cuts both off again. What fusion appends (bias, residual,
 activation, cast) is computed tile by tile, from registers.
@@ -151,9 +151,10 @@ class DirectConvolution(ScheduleRule):  # type: ignore[misc]
         o, o_in = sch.split(o, [None, blocks])
         y, y_in = sch.split(y, [None, rows])
         x, x_in = sch.split(x, [None, columns])
-        sch.reorder(o, y, x, *reduction, o_in, y_in, x_in, lane)
+        # Blocks innermost: each broadcast pixel value is used up before the next one is loaded.
+        sch.reorder(o, y, x, *reduction, y_in, x_in, o_in, lane)
         append_epilogue(sch, block, after, x)
-        unroll_tile(sch, [o_in, y_in, x_in], lane)
+        unroll_tile(sch, [y_in, x_in, o_in], lane)
         start = sch.decompose_reduction(block, reduction[0])
         *tile, lane = sch.get_loops(start)[-4:]
         unroll_tile(sch, tile, lane)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-# Registers left for weight vectors and broadcasts.
-SPARE_REGISTERS = 4
+# Registers for broadcast values; the weight vectors of a step take one each besides.
+SPARE_REGISTERS = 1
 # Fused multiply-adds under way at once that hide their latency: 4 cycles on 2 ports.
 CHAINS = 8
 # Cycles per vector copied into a padded input: a load, a store and their cache misses.
@@ -79,14 +79,14 @@ def cycles(problem: TileProblem, tile: Tile) -> float:
 
 
 def _candidates(problem: TileProblem) -> list[Tile]:
-    room = max(1, (problem.registers - SPARE_REGISTERS) // problem.vectors)
+    room = max(2, (problem.registers - SPARE_REGISTERS) // problem.vectors)
     shapes = product(
         range(1, min(MAX_ROWS, problem.height) + 1),
-        range(1, min(room, problem.width) + 1),
+        range(1, min(room - 1, problem.width) + 1),
         [size for size in range(1, 9) if problem.blocks % size == 0],
     )
     return [
         Tile(rows=rows, columns=columns, blocks=blocks)
         for rows, columns, blocks in shapes
-        if rows * columns * blocks <= room
+        if (rows * columns + 1) * blocks <= room
     ]

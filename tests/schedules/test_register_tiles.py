@@ -18,7 +18,8 @@ def test_a_tile_fits_the_registers_and_divides_the_channel_blocks(
         height=height, width=width, blocks=blocks, vectors=vectors, steps=9, registers=registers
     )
     tile = choose_tile(problem)
-    assert tile.rows * tile.columns * tile.blocks * vectors <= registers - 4
+    sums = tile.rows * tile.columns * tile.blocks * vectors
+    assert sums + tile.blocks * vectors + 1 <= registers
     assert blocks % tile.blocks == 0
     assert tile.rows <= height and tile.columns <= width
 
@@ -30,7 +31,7 @@ def test_common_widths_are_tiled_without_waste(width: int) -> None:
     )
     tile = choose_tile(problem)
     assert width % tile.columns == 0 and width % tile.rows == 0
-    assert tile.rows * tile.columns * tile.blocks >= 24
+    assert tile.rows * tile.columns * tile.blocks >= 14
 
 
 def test_fewer_steps_never_cost_more() -> None:
