@@ -7,16 +7,28 @@ import tvm_ffi
 
 from decnn_tvm import errors
 from decnn_tvm.passes.bind_weights import BindWeights
+from decnn_tvm.passes.canonicalize_channel_selection import CanonicalizeChannelSelection
 from decnn_tvm.passes.decouple_convolutions import DecoupleConvolutions
+from decnn_tvm.passes.fold_batch_norm import FoldBatchNorm
+from decnn_tvm.passes.fold_weight_transforms import FoldWeightTransforms
 from decnn_tvm.passes.insert_channel_shuffle import InsertChannelShuffle
 from decnn_tvm.passes.lift_weights import LiftWeights
+from decnn_tvm.passes.propagate_placement import PropagatePlacement
+from decnn_tvm.passes.split_stages import SplitStages
+from decnn_tvm.passes.use_blocked_layouts import UseBlockedLayouts
 from decnn_tvm.passes.widen_channels import WidenChannels
 
 __all__ = [
     "BindWeights",
+    "CanonicalizeChannelSelection",
     "DecoupleConvolutions",
+    "FoldBatchNorm",
+    "FoldWeightTransforms",
     "InsertChannelShuffle",
     "LiftWeights",
+    "PropagatePlacement",
+    "SplitStages",
+    "UseBlockedLayouts",
     "WidenChannels",
 ]
 

@@ -4,12 +4,15 @@
 With ``s = gamma / sqrt(var + epsilon)``: ``batch_norm(conv(x, w) + b)`` is
 ``conv(x, w * s) + ((b - mean) * s + beta)``. A batch norm after anything else, or after a
 convolution whose output is read elsewhere too, becomes ``x * s + (beta - mean * s)``. Exact but for
-rounding. The folded weight keeps its name; the bias takes that of ``beta``.
+rounding. One in training mode, or with computed statistics, stays. The folded weight keeps its
+name; the bias takes that of ``beta``.
 
 Runs on named weights after `FoldWeightTransforms`, and after all training and decoupling.
 """
 
 from __future__ import annotations
+
+import logging
 
 import numpy as np
 import tvm
@@ -18,6 +21,8 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from decnn_tvm.passes.fold_weight_transforms import FoldWeightTransforms
 from decnn_tvm.passes.weights import Array, WeightTable, is_call
+
+logger = logging.getLogger(__name__)
 
 
 @tvm.transform.module_pass(opt_level=0, name="decnn.FoldBatchNorm")
@@ -56,7 +61,8 @@ class _Folder(PyExprMutator):  # type: ignore[misc]
         if item.index != 0 or not is_call(norm, "relax.nn.batch_norm"):
             return super().visit_tuple_getitem_(item)
         known = [v for v in map(self.table.value, norm.args[1:]) if v is not None]
-        if len(known) != 4:
+        if len(known) != 4 or norm.attrs.training:
+            logger.debug("batch norm %s stays: it computes its statistics", norm.args[2].name)
             return super().visit_tuple_getitem_(item)
         gamma, beta, mean, variance = known
         scale = gamma / np.sqrt(variance + np.float32(norm.attrs.epsilon))

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run split networks with plain `tvm.compile`, NumPy moving every tensor between the devices.
+
+Shares no code with `decnn_tvm.transfers` and the runtime: a movement puts the whole tensor together
+from the shards of its source and cuts it up again for its target. Whatever a device holds at
+padding is garbage on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from decnn_tvm.plan import PAD, Host, Partial, Plan, Replicated, Sharded, Value
+
+Array = npt.NDArray[Any]
+GARBAGE = 7.5
+HOST = "host"
+
+
+class Devices:
+    """Devices with `assignment` of channel groups; `modules` are keyed by groups on a device."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        modules: Mapping[int, tvm.IRModule],
+        assignment: Sequence[Sequence[int]],
+    ) -> None:
+        self.plan, self.assignment = plan, assignment
+        counts = {len(groups) for groups in assignment}
+        self.machines = {count: machine(modules[count]) for count in counts}
+        slices = modules[min(counts)].attrs["decnn.weights"]
+        self.weights = [
+            {w.name: _joined(w, slices[w.name], groups) for w in plan.weights}
+            for groups in assignment
+        ]
+
+    def run(self, **inputs: Array) -> dict[str, Array]:
+        """Return the outputs at the coordinator by name."""
+        held: dict[str, dict[Any, Array]] = {name: {HOST: x} for name, x in inputs.items()}
+        stages = list(self.plan.stages)
+        movements = list(self.plan.movements)
+        while stages or movements:
+            ready = [m for m in movements if m.source in held]
+            for movement in ready:
+                source, target = self.plan.value(movement.source), self.plan.value(movement.target)
+                held[movement.target] = self._scatter(target, self._gather(source, held))
+                movements.remove(movement)
+            if stages and all(name in held for name in stages[0].inputs):
+                self._compute(stages.pop(0), held)
+            else:
+                assert ready, f"nothing can go on: {stages[:1]} {movements}"
+        return {name: held[name][HOST] for name in self.plan.outputs}
+
+    def _compute(self, stage: Any, held: dict[str, dict[Any, Array]]) -> None:
+        for name in stage.outputs:
+            held[name] = {}
+        for device, groups in enumerate(self.assignment):
+            args = [held[name][device] for name in stage.inputs]
+            args += [self.weights[device][name] for name in stage.weights]
+            for name, arg in zip([*stage.inputs], args, strict=False):
+                expected = self.plan.value(name).local_shape(len(groups))
+                assert arg.shape == expected, (name, arg.shape, expected)
+            result = self.machines[len(groups)][stage.function](*map(tvm.runtime.tensor, args))
+            tensors = [result] if hasattr(result, "numpy") else list(result)
+            for name, tensor in zip(stage.outputs, tensors, strict=True):
+                held[name][device] = tensor.numpy()
+
+    def _gather(self, value: Value, held: Mapping[str, Mapping[Any, Array]]) -> Array:
+        placement, parts = value.placement, held[value.name]
+        if isinstance(placement, Host):
+            return parts[HOST]
+        if isinstance(placement, Replicated):
+            for part in parts.values():
+                np.testing.assert_array_equal(part, parts[0])
+            return parts[0]
+        if isinstance(placement, Partial):
+            return sum(parts.values(), np.zeros(value.shape, value.dtype))
+        whole = np.full(value.shape, np.nan, value.dtype)
+        for device, groups in enumerate(self.assignment):
+            for position, index in enumerate(_held(placement, groups)):
+                if index != PAD:
+                    where = (slice(None),) * placement.axis
+                    whole[(*where, index)] = parts[device][(*where, position)]
+        assert np.isfinite(whole).all(), f"{value.name}: nobody holds some of it"
+        return whole
+
+    def _scatter(self, value: Value, whole: Array) -> dict[Any, Array]:
+        placement = value.placement
+        whole = whole.astype(value.dtype)
+        if isinstance(placement, Host):
+            return {HOST: whole}
+        result: dict[Any, Array] = {}
+        for device, groups in enumerate(self.assignment):
+            result[device] = whole
+            if isinstance(placement, Sharded):
+                indices = np.array(_held(placement, groups))
+                part = whole.take(np.maximum(indices, 0), placement.axis)
+                part[(slice(None),) * placement.axis + (indices == PAD,)] = GARBAGE
+                result[device] = np.ascontiguousarray(part)
+        return result
+
+
+def machine(module: tvm.IRModule) -> relax.VirtualMachine:
+    """Compile stages as any user would."""
+    bare = module.without_attr("decnn.weights").without_attr("decnn.plan")
+    target = tvm.target.Target({"kind": "llvm", "num-cores": 1})
+    return relax.VirtualMachine(tvm.compile(bare, target=target), tvm.cpu())
+
+
+def _held(placement: Sharded, groups: Sequence[int]) -> list[int]:
+    return [index for group in sorted(groups) for index in placement.groups[group]]
+
+
+def _joined(weight: Any, slices: Sequence[Any], groups: Sequence[int]) -> Array:
+    if weight.combine == "replicate":
+        return np.asarray(slices[0].numpy())
+    parts = [slices[group].numpy() for group in sorted(groups)]
+    if weight.combine == "concat":
+        return np.concatenate(parts, weight.axis)
+    return np.sum(parts, axis=0, dtype=parts[0].dtype)
