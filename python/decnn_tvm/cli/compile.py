@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``decnn compile``: a model in, a package for several devices out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from decnn_tvm.cli.options import (
+    Commands,
+    add_command,
+    add_model,
+    load_model,
+    positive,
+    positives,
+)
+
+if TYPE_CHECKING:
+    from decnn_tvm.compiler import Progress
+    from decnn_tvm.package import Package
+
+EXAMPLE = """\
+  decnn compile resnet50.onnx -o resnet50.pkg --workers 4
+  decnn compile grouped.onnx -o grouped.pkg --shares 2,1,1 --wire float16"""
+
+
+def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        common,
+        "compile",
+        "split and compile a model for several devices",
+        "Split a model over devices, exactly, and compile it. A dense model is split into as many\n"
+        "shares as asked for; a decoupled one along its channel groups.",
+        EXAMPLE,
+    )
+    add_model(parser)
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FOLDER", help="package to write or replace"
+    )
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--workers", type=positive, metavar="N", help="devices, evenly loaded")
+    sizes.add_argument(
+        "--shares", type=positives, metavar="2,1,1", help="channel groups of each device"
+    )
+    parser.add_argument(
+        "--all-shares", action="store_true", help="hold code for any number of groups on a device"
+    )
+    parser.add_argument(
+        "--target",
+        action="append",
+        metavar="NAME",
+        help="'host' (default), a CPU tag of TVM such as raspberry-pi/4b-aarch64, or TVM's JSON; "
+        "may be repeated",
+    )
+    parser.add_argument(
+        "--wire",
+        choices=("float32", "float16"),
+        default="float32",
+        help="element type of exchanged activations (float32)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Run the command."""
+    network = load_model(options)
+    from decnn_tvm.compiler import compile_network
+
+    with progress_bar() as progress:
+        package = compile_network(
+            network,
+            options.output,
+            workers=options.workers,
+            shares=options.shares,
+            all_shares=options.all_shares,
+            targets=[_target(name) for name in options.target or ["host"]],
+            wire=options.wire,
+            progress=progress,
+        )
+    summary = summarize(package)
+    if options.json:
+        print(json.dumps(summary, indent=2))
+        return
+    print(f"{options.output}: {summary['bytes'] / 1e6:.1f} MB, {summary['groups']} channel groups")
+    print(f"{len(summary['stages'])} stages; movements: {_count(summary['movements'])}")
+    for name, libraries in summary["targets"].items():
+        counts = ", ".join(map(str, libraries))
+        print(f"target {name}: libraries for {counts} channel groups on a device")
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show a bar on standard error while the block runs."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(name: str, step: int, steps: int) -> None:
+            bar.update(task, description=name, completed=step, total=steps)
+
+        yield report
+
+
+def summarize(package: Package) -> dict[str, Any]:
+    """Return what a package holds, as JSON data."""
+    plan = package.plan
+    return {
+        "package": str(package.path),
+        "model": plan.model,
+        "groups": plan.groups,
+        "decoupled": plan.decoupled,
+        "stages": [stage.function for stage in plan.stages],
+        "movements": [
+            {"source": m.source, "target": m.target, "kind": m.kind} for m in plan.movements
+        ],
+        "targets": {name: sorted(t.libraries) for name, t in package.manifest.targets.items()},
+        "bytes": sum(package.file(name).stat().st_size for name in package.manifest.files),
+    }
+
+
+def _count(movements: list[dict[str, str]]) -> str:
+    kinds = [movement["kind"] for movement in movements]
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+
+
+def _target(text: str) -> str | dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        data = json.loads(text)
+        if isinstance(data, dict):
+            return data
+    return text

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several commands share: parsers of option values, and loading a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from decnn_tvm.network import Network
+
+Commands: TypeAlias = "argparse._SubParsersAction[Any]"
+
+
+def add_command(
+    commands: Commands,
+    common: argparse.ArgumentParser,
+    name: str,
+    summary: str,
+    description: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """Add a command whose help ends with an example."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the model and how its dynamic dimensions are fixed."""
+    parser.add_argument("model", metavar="MODEL", help="an ONNX file")
+    parser.add_argument(
+        "--batch", type=positive, default=1, metavar="N", help="size of a dynamic batch (1)"
+    )
+    parser.add_argument(
+        "--shape",
+        type=named_shape,
+        action="append",
+        default=[],
+        metavar="NAME=1,3,224,224",
+        help="full shape of an input with dynamic dimensions; may be repeated",
+    )
+
+
+def load_model(options: argparse.Namespace) -> Network:
+    """Load the model that `add_model` asked for."""
+    leave_out_torch()
+    from decnn_tvm.frontend import load
+
+    return load(options.model, batch=options.batch, shapes=dict(options.shape))
+
+
+def leave_out_torch() -> None:
+    """Keep TVM from importing torch where it is installed: no command uses it."""
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+
+
+def positive(text: str) -> int:
+    """Parse an integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, at least 1")
+    return int(text)
+
+
+def positives(text: str) -> tuple[int, ...]:
+    """Parse integers of at least 1, separated by commas."""
+    return tuple(positive(part) for part in text.split(","))
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Parse numbers separated by commas."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers and commas") from error
+
+
+def named_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Parse ``NAME=1,3,224,224``; a name may hold ``=`` itself."""
+    name, separator, shape = text.rpartition("=")
+    if not name or not separator:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=1,3,224,224")
+    return name, positives(shape)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``decnn run``: stream samples through a package on local or remote workers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decnn_tvm.cli.options import (
+    Commands,
+    add_command,
+    leave_out_torch,
+    numbers,
+    positive,
+    positives,
+)
+from decnn_tvm.cli.tables import print_devices, print_table, shape_text
+
+if TYPE_CHECKING:
+    from decnn_tvm.cli.samples import Array, Sample
+    from decnn_tvm.package import Package
+    from decnn_tvm.runtime import Cluster, Session
+    from decnn_tvm.runtime.statistics import DeviceStats
+
+EXAMPLE = """\
+  decnn run resnet50.pkg --workers 4 --input cat.jpg dog.jpg
+  decnn run resnet50.pkg --connect 127.0.0.1:7000 127.0.0.1:7001 --input x.npy --output y.npz"""
+
+TOP = 3
+"""Largest values of an output that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The results of a run: one mapping from output names to arrays for each sample."""
+
+    outputs: list[dict[str, Array]]
+    seconds: float
+    devices: list[DeviceStats]
+
+
+def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        common,
+        "run",
+        "stream samples through a package",
+        "Start local workers, or connect to running ones, deploy a package and stream samples\n"
+        "through it. An image is resized to the input and normalized.",
+        EXAMPLE,
+    )
+    parser.add_argument("package", metavar="PKG", help="a folder that `decnn compile` wrote")
+    _add_workers(parser)
+    _add_samples(parser)
+    parser.add_argument(
+        "--in-flight", type=positive, default=4, metavar="K", help="samples under way at once (4)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="S", help="seconds that a wait may take (60)"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE.npz", help="write every output, stacked over the samples"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    return parser
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=positive, metavar="N", help="local workers to start")
+    where.add_argument(
+        "--connect", nargs="+", metavar="HOST:PORT", help="workers that run already, by rank"
+    )
+    parser.add_argument(
+        "--shares", type=positives, metavar="2,1,1", help="channel groups of each worker (even)"
+    )
+    parser.add_argument("--target", metavar="NAME", help="which of the package's targets to use")
+
+
+def _add_samples(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input", nargs="+", default=[], type=Path, metavar="FILE", help=".npy, .npz or images"
+    )
+    parser.add_argument(
+        "--mean", type=numbers, metavar="R,G,B", help="mean of image pixels in 0..1"
+    )
+    parser.add_argument(
+        "--std", type=numbers, metavar="R,G,B", help="their deviation (both: ImageNet's)"
+    )
+    parser.add_argument(
+        "--random", type=positive, default=4, metavar="N", help="noise samples without --input (4)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (0)")
+    parser.add_argument(
+        "--nan", choices=("raise", "allow"), default="raise", help="refuse NaN in inputs (raise)"
+    )
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Run the command."""
+    leave_out_torch()
+    from decnn_tvm.package import Package
+
+    package = Package(options.package)
+    samples, names = _samples(options, package)
+    with _cluster(options, package) as cluster:
+        session = cluster.deploy(package, shares=options.shares, target=options.target)
+        with session:
+            outcome = _stream(session, samples, options)
+    if options.output:
+        _save(Path(options.output), outcome)
+    if options.json:
+        print(json.dumps(_json(outcome, names), indent=2))
+    else:
+        _show(outcome, names)
+
+
+def _samples(options: argparse.Namespace, package: Package) -> tuple[Iterator[Sample], list[str]]:
+    from decnn_tvm.cli.samples import Normalization, noise, read_sample
+
+    given = {name: getattr(options, name) for name in ("mean", "std") if getattr(options, name)}
+    normalization = Normalization(**given)
+    if options.input:
+        samples = (read_sample(path, package.plan, normalization) for path in options.input)
+        return samples, [str(path) for path in options.input]
+    if not options.json:
+        print(f"no --input: {options.random} samples of random noise, seed {options.seed}")
+    names = [f"noise {index} (seed {options.seed})" for index in range(options.random)]
+    return noise(package.plan, options.random, options.seed), names
+
+
+def _cluster(options: argparse.Namespace, package: Package) -> Cluster:
+    from decnn_tvm.assignment import assign_groups
+    from decnn_tvm.runtime import Cluster, LocalCluster
+
+    if options.connect:
+        assign_groups(package.plan, len(options.connect), options.shares)
+        return Cluster.connect(options.connect, timeout=options.timeout)
+    default = len(options.shares) if options.shares else default_workers(package)
+    workers = options.workers or default
+    assign_groups(package.plan, workers, options.shares)  # refuse before any process starts
+    return LocalCluster(workers, timeout=options.timeout)
+
+
+def default_workers(package: Package) -> int:
+    """Return the number of workers that a package was compiled for.
+
+    That is the one whose even shares need just the libraries that it holds.
+    """
+    from decnn_tvm.assignment import even_shares
+
+    groups = package.plan.groups
+    held = {count for t in package.manifest.targets.values() for count in t.libraries}
+    for workers in range(1, groups + 1):
+        if set(even_shares(groups, workers)) == held:
+            return workers
+    return groups // min(held)
+
+
+def _stream(session: Session, samples: Iterator[Sample], options: argparse.Namespace) -> Outcome:
+    outputs = []
+    start = time.perf_counter()
+    for result in session.stream(samples, in_flight=options.in_flight, nan=options.nan):
+        named = result if isinstance(result, dict) else {session.plan.outputs[0]: result}
+        outputs.append(named)
+    return Outcome(outputs, time.perf_counter() - start, session.stats())
+
+
+def _save(path: Path, outcome: Outcome) -> None:
+    import numpy as np
+
+    from decnn_tvm.errors import InputError
+
+    names = outcome.outputs[0]
+    stacked: dict[str, Any] = {n: np.stack([o[n] for o in outcome.outputs]) for n in names}
+    try:
+        with path.open("wb") as file:
+            np.savez(file, **stacked)
+    except OSError as error:
+        raise InputError(f"--output {path}: can't be written ({error.strerror}).") from error
+
+
+def _json(outcome: Outcome, names: Sequence[str]) -> dict[str, Any]:
+    samples = [
+        {
+            "source": name,
+            "outputs": {k: {"shape": list(a.shape), "top": _top(a)} for k, a in o.items()},
+        }
+        for name, o in zip(names, outcome.outputs, strict=True)
+    ]
+    return {
+        "samples": samples,
+        "seconds": outcome.seconds,
+        "samples_per_second": len(samples) / outcome.seconds,
+        "devices": [dataclasses.asdict(device) for device in outcome.devices],
+    }
+
+
+def _show(outcome: Outcome, names: Sequence[str]) -> None:
+    rows = [
+        (name, key, shape_text(a.shape), ", ".join(f"{i}: {v:.4g}" for i, v in _top(a)))
+        for name, outputs in zip(names, outcome.outputs, strict=True)
+        for key, a in outputs.items()
+    ]
+    print_table("results", ("sample", "output", "shape", "largest values"), rows, text=4)
+    print_devices(outcome.devices)
+    rate = len(outcome.outputs) / outcome.seconds
+    print(f"{len(outcome.outputs)} samples in {outcome.seconds:.2f} s: {rate:.1f} per second")
+
+
+def _top(array: Array) -> list[tuple[int, float]]:
+    """Return positions and values of the largest elements."""
+    flat = array.ravel()
+    return [(int(i), float(flat[i])) for i in flat.argsort()[::-1][:TOP]]

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``decnn worker``: serve one device."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+
+from decnn_tvm.cli.options import Commands, add_command, positive
+from decnn_tvm.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE = """\
+  decnn worker --port 7000 &
+  decnn worker --port 7001 &
+  decnn run resnet50.pkg --connect 127.0.0.1:7000 127.0.0.1:7001"""
+
+
+def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        common,
+        "worker",
+        "serve one device until Ctrl-C",
+        "Serve one device until Ctrl-C or SIGTERM. Prints its address as one line of JSON.\n"
+        "Whoever reaches the port can run code here, so only loopback is allowed, unless you pass\n"
+        "--insecure for a network that you trust.",
+        EXAMPLE,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="interface to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=_port, default=0, help="control port (any free one)")
+    parser.add_argument(
+        "--insecure", action="store_true", help="allow a host that other machines can reach"
+    )
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads of the kernels")
+    return parser
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Run the command; the process ends with the worker."""
+    if not _is_loopback(options.host):
+        if not options.insecure:
+            raise InputError(
+                f"--host {options.host}: other machines may reach it and run code here. Use "
+                "127.0.0.1, or add --insecure in a network that you trust."
+            )
+        logger.warning("anyone who reaches %s can run code on this machine", options.host)
+    if options.threads:
+        os.environ["TVM_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    from decnn_tvm.runtime.worker import main
+
+    main(["--host", options.host, "--port", str(options.port)])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected 0 to 65535")
+    return int(text)
