@@ -23,11 +23,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from decnn_tvm.errors import PackageError
-from decnn_tvm.plan import Indices, Plan, Weight
+from decnn_tvm.plan import Indices, Plan
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -206,42 +205,6 @@ class Package:
                 f"device (there: {sorted(libraries)}). Compile with these shares."
             )
         return libraries[group_count]
-
-    def load_weights(self, groups: Indices) -> dict[str, Array]:
-        """Read the weights of a device that owns `groups`, joined in canonical layout."""
-        shared = self._tensors(weights_file(None))
-        slices = [self._tensors(weights_file(group)) for group in sorted(groups)]
-        return {w.name: _join(w, shared, slices) for w in self.plan.weights}
-
-    def _tensors(self, name: str) -> dict[str, Array]:
-        if name not in self.manifest.files:
-            return {}
-        try:
-            tensors: dict[str, Array] = load_file(self.file(name))
-        except (SafetensorError, OSError) as error:
-            raise PackageError(
-                f"{self.path}: {name} is unreadable ({error}). Copy or compile the package again."
-            ) from error
-        return tensors
-
-
-def _join(
-    weight: Weight, shared: Mapping[str, Array], slices: Sequence[Mapping[str, Array]]
-) -> Array:
-    try:
-        if weight.combine == "replicate":
-            return shared[weight.name]
-        parts = [tensors[weight.name] for tensors in slices]
-    except KeyError as error:
-        raise PackageError(
-            f"weight {weight.name!r} is missing in the package. Compile it again."
-        ) from error
-    if len(parts) == 1:
-        return parts[0]
-    if weight.combine == "concat":
-        return np.concatenate(parts, axis=weight.axis)
-    total: Array = np.add.reduce(parts)
-    return total
 
 
 def weights_file(group: int | None) -> str:

@@ -13,6 +13,7 @@ from decnn_tvm.runtime.executor import StageRunner
 from decnn_tvm.runtime.in_process import InProcessCluster
 from decnn_tvm.runtime.library import StageLibrary
 from decnn_tvm.runtime.machine import choose_target, this_machine
+from decnn_tvm.runtime.weights import DeviceWeights
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -53,7 +54,7 @@ def test_a_wrong_exchange_changes_the_result(hand_net) -> None:
     def load(rank: int) -> StageRunner:
         groups = ((0, 1), (2, 3))[rank]
         path = package.file(package.library("generic", 2))
-        return StageLibrary(path, plan, package.load_weights(groups))
+        return StageLibrary(path, plan, DeviceWeights(package, groups))
 
     x = hand_net.samples(1)[0]
     with pytest.raises(AssertionError):

@@ -192,13 +192,23 @@ def test_a_worker_that_dies_is_named(hand_net) -> None:
     assert not wait_until_gone(cluster.process_ids)
 
 
+def freeze(pid: int) -> None:
+    """Stop a process, and wait until its last thread has stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    while any(" T " not in (task / "stat").read_text() for task in tasks.iterdir()):
+        time.sleep(0.001)
+
+
 def test_a_worker_that_stops_answering_times_out(hand_net) -> None:
-    with LocalCluster(2, timeout=3) as cluster:
+    with LocalCluster(2, timeout=2) as cluster:
         session = cluster.deploy(hand_net.package)
-        os.kill(cluster.process_ids[0], signal.SIGSTOP)
+        freeze(cluster.process_ids[0])
         with pytest.raises(ClusterTimeout, match="worker 0"):
             session.run(hand_net.samples(1)[0])
-        os.kill(cluster.process_ids[0], signal.SIGCONT)
+        with pytest.raises(ClusterError, match="worker 0"):
+            cluster.deploy(hand_net.package)
+    assert not wait_until_gone(cluster.process_ids)
 
 
 def test_nobody_at_the_address() -> None:

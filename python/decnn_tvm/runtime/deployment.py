@@ -16,9 +16,10 @@ from decnn_tvm.package import Package
 from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.engine import Engine, Link
 from decnn_tvm.runtime.executor import Executor
-from decnn_tvm.runtime.library import StageLibrary
+from decnn_tvm.runtime.library import StageLibrary, empty_pool
 from decnn_tvm.runtime.machine import choose_target, memory, reset_peak, this_machine, trim
 from decnn_tvm.runtime.transport import ZmqTransport
+from decnn_tvm.runtime.weights import DeviceWeights
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ class Deployment:
             # A thread that still runs would send on closed sockets: its transport stays.
             self.transport.close()
             self._engine = self._library = self._thread = None
+            empty_pool()
         else:
             logger.error("a stage did not end within %g s", timeout)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -134,4 +136,6 @@ class Deployment:
 
     def _load(self, package: Package, target: str, groups: Indices) -> StageLibrary:
         path = package.file(package.library(target, len(groups)))
-        return StageLibrary(path, package.plan, package.load_weights(groups))
+        library = StageLibrary(path, package.plan, DeviceWeights(package, groups))
+        trim()
+        return library

@@ -3,9 +3,6 @@
 
 Pure bookkeeping over NumPy arrays: no thread, no socket, no clock. The coordinator is a rank
 without stages, so its inputs and outputs go the same way.
-
-Summands of a partial sum are kept until all are there and added in float32 in the order of their
-senders, so that the result does not depend on who was faster.
 """
 
 from __future__ import annotations
@@ -18,16 +15,9 @@ import numpy as np
 
 from decnn_tvm.errors import PackageError
 from decnn_tvm.plan import Host, Indices, Plan
+from decnn_tvm.runtime.arrivals import Arrival, Look
 from decnn_tvm.runtime.steps import Move, moves_of, oldest_first, steps_of, uses_of
-from decnn_tvm.runtime.tensors import (
-    Array,
-    Moved,
-    aligned_empty,
-    aligned_zeros,
-    nbytes_of,
-    payload_of,
-    pieces_of,
-)
+from decnn_tvm.runtime.tensors import Array, aligned_zeros, nbytes_of, payload_of
 from decnn_tvm.runtime.wire import Buffer, Message, WireError
 from decnn_tvm.transfers import HOST, Transfer
 
@@ -49,21 +39,12 @@ class Outgoing:
 
 
 @dataclass(slots=True)
-class _Arrival:
-    """A value on its way: the parts that are still missing, and summands."""
-
-    missing: set[int]
-    buffer: Array | None = None
-    summands: dict[int, list[tuple[slice, Array]]] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
 class _Sample:
     """The state of one sample."""
 
     values: dict[str, Array] = field(default_factory=dict)
     uses: dict[str, int] = field(default_factory=dict)
-    arrivals: dict[int, _Arrival] = field(default_factory=dict)
+    arrivals: dict[int, Arrival] = field(default_factory=dict)
     stages: set[int] = field(default_factory=set)
 
 
@@ -95,7 +76,9 @@ class Executor:
         self._stages = range(len(plan.stages)) if rank != HOST else range(0)
         self._keep = frozenset(plan.outputs if rank == HOST else ())
         self._looks = {
-            (move.index, transfer.source, transfer.target): self._look(move, transfer)
+            (move.index, transfer.source, transfer.target): Look.of(
+                self._values, self._counts, move, transfer
+            )
             for move in self.moves.values()
             for transfer in (*move.outgoing, *move.incoming)
         }
@@ -119,7 +102,7 @@ class Executor:
     def largest_message(self) -> int:
         """Bytes of the largest payload that may arrive."""
         sizes = [
-            nbytes_of(self._looks[move.index, t.source, t.target][0], t)
+            nbytes_of(self._looks[move.index, t.source, t.target].source, t)
             for move in self.moves.values()
             for t in move.incoming
         ]
@@ -207,22 +190,6 @@ class Executor:
             self._closed.discard(self._closed_below)
             self._closed_below += 1
 
-    def _look(self, move: Move, transfer: Transfer) -> tuple[Moved, Moved]:
-        """Return how a transfer sees its source and its target, checked once."""
-        source = Moved(self._values[move.source], self._counts[transfer.source], transfer.axis)
-        target = Moved(self._values[move.target], self._counts[transfer.target], transfer.axis)
-        same = source.block == target.block
-        ends = source.view_shape[::2] == target.view_shape[::2]
-        if not same or not ends:
-            raise PackageError(
-                f"plan: {move.source!r} -> {move.target!r}: layouts {source.shape} and "
-                f"{target.shape} differ beyond the moved axis. Compile the package again."
-            )
-        for run in transfer.runs:
-            source.span(run.source, run.length)
-            target.span(run.target, run.length)
-        return source, target
-
     def _is_held(self, name: str) -> bool:
         """Tell whether a device holds a part of this value (padding at least)."""
         return not isinstance(self._values[name].placement, Host)
@@ -241,7 +208,7 @@ class Executor:
     def _expect(self, sample: int, state: _Sample) -> None:
         for move in self.moves.values():
             if move.incoming:
-                state.arrivals[move.index] = _Arrival({t.source for t in move.incoming})
+                state.arrivals[move.index] = Arrival(move)
         for move in self._padding:
             value = self._values[move.target]
             shape = value.physical_shape(self._counts[self.rank])
@@ -256,46 +223,16 @@ class Executor:
         payload: Sequence[memoryview],
     ) -> None:
         arrival = state.arrivals.get(move.index)
-        if arrival is None or transfer.source not in arrival.missing:
+        if arrival is None:
             raise WireError(
                 f"{move.target}: the part of sample {sample} from {transfer.source} came twice"
             )
-        source, target = self._looks[move.index, transfer.source, transfer.target]
-        pieces = [
-            (target.span(run.target, run.length), piece)
-            for run, piece in pieces_of(source, payload, transfer.runs)
-        ]
-        if transfer.reduce:
-            arrival.summands[transfer.source] = pieces
-        else:
-            if arrival.buffer is None:
-                arrival.buffer = self._buffer(move, target)
-            view = target.view(arrival.buffer)
-            for span, piece in pieces:
-                view[:, span] = piece
-        arrival.missing.discard(transfer.source)
+        look = self._looks[move.index, transfer.source, transfer.target]
+        arrival.add(transfer, look, payload)
         if not arrival.missing:
             del state.arrivals[move.index]
-            self._complete(sample, state, move.target, self._finish(arrival, target))
+            self._complete(sample, state, move.target, arrival.value(look.target))
             self._close_if_done(sample, state)
-
-    def _buffer(self, move: Move, target: Moved) -> Array:
-        """Return a buffer for a value that arrives; zeros where padding stays unwritten."""
-        filled = sum(run.length for t in move.incoming for run in t.runs)
-        full = filled == target.view_shape[1] * target.block
-        return (aligned_empty if full else aligned_zeros)(target.shape, target.value.dtype)
-
-    @staticmethod
-    def _finish(arrival: _Arrival, target: Moved) -> Array:
-        if not arrival.summands:
-            assert arrival.buffer is not None
-            return arrival.buffer
-        total = aligned_zeros(target.shape, "float32")
-        view = target.view(total)
-        for rank in sorted(arrival.summands):
-            for span, piece in arrival.summands[rank]:
-                view[:, span] += piece
-        return total if target.value.dtype == "float32" else total.astype(target.value.dtype)
 
     def _complete(self, sample: int, state: _Sample, name: str, array: Array) -> None:
         """Note that a value is whole, and send or copy it where the plan says."""
@@ -307,8 +244,8 @@ class Executor:
 
     def _emit(self, sample: int, state: _Sample, move: Move, array: Array) -> None:
         for transfer in move.outgoing:
-            source = self._looks[move.index, transfer.source, transfer.target][0]
-            payload = payload_of(source, array, transfer)
+            look = self._looks[move.index, transfer.source, transfer.target]
+            payload = payload_of(look.source, array, transfer)
             self._outbox.append(Outgoing(sample, move.index, transfer.target, payload))
         own = next((t for t in move.incoming if t.source == self.rank), None)
         if own is not None:
@@ -317,21 +254,13 @@ class Executor:
             self._release(state, move.source)
 
     def _copy(self, sample: int, state: _Sample, move: Move, own: Transfer, array: Array) -> None:
-        source, target = self._looks[move.index, self.rank, self.rank]
-        whole = len(move.incoming) == 1 and self._is_identity(own, source, target)
-        if whole:
+        look = self._looks[move.index, self.rank, self.rank]
+        if len(move.incoming) == 1 and look.is_identity(own):
             del state.arrivals[move.index]
             self._complete(sample, state, move.target, array)
             return
-        payload = [memoryview(part) for part in payload_of(source, array, own)]
+        payload = [memoryview(part) for part in payload_of(look.source, array, own)]
         self._take(sample, state, move, own, payload)
-
-    @staticmethod
-    def _is_identity(own: Transfer, source: Moved, target: Moved) -> bool:
-        """Tell whether a local copy would change nothing, so that the array itself serves."""
-        length = source.view_shape[1] * source.block
-        same = source.shape == target.shape and source.value.dtype == target.value.dtype
-        return same and [(r.source, r.target, r.length) for r in own.runs] == [(0, 0, length)]
 
     def _release(self, state: _Sample, name: str) -> None:
         """Count one use of a value; free it after the last."""

@@ -22,6 +22,7 @@ from decnn_tvm.runtime.library import StageLibrary
 from decnn_tvm.runtime.machine import choose_target, this_machine
 from decnn_tvm.runtime.session import Session
 from decnn_tvm.runtime.transport import MemoryNetwork
+from decnn_tvm.runtime.weights import DeviceWeights
 from decnn_tvm.runtime.wire import Buffer, Message, WireError
 from decnn_tvm.transfers import HOST
 
@@ -53,7 +54,7 @@ class InProcessCluster:
             groups = assignment[rank]
             package.verify(package.files_for(chosen, groups))
             path = package.file(package.library(chosen, len(groups)))
-            return StageLibrary(path, package.plan, package.load_weights(groups))
+            return StageLibrary(path, package.plan, DeviceWeights(package, groups))
 
         return self.start(package.plan, load, shares=shares)
 

@@ -11,15 +11,16 @@ import ctypes
 import functools
 import importlib.util
 import logging
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from decnn_tvm.errors import PackageError
-from decnn_tvm.plan import Plan
+from decnn_tvm.plan import Plan, Stage
 from decnn_tvm.runtime.tensors import Array, aligned
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 PACK_SUFFIX = "_transform_params"
 """``relax.transform.LiftTransformParams`` calls the function that packs ``f``'s weights so."""
 _CPU = 1
-_POOLED = 2
+_NAIVE, _POOLED = 1, 2
 
 
 @functools.cache
@@ -55,6 +56,11 @@ def load_runtime() -> Any:
     )
 
 
+def empty_pool() -> None:
+    """Free the memory that TVM keeps for the next run of a stage; no stage may be loaded."""
+    load_runtime().get_global_func("vm.builtin.memory_manager.clear")()
+
+
 class StageLibrary:
     """A library with its weights packed: a `StageRunner`.
 
@@ -65,7 +71,8 @@ class StageLibrary:
     plan : Plan
         The plan it was compiled for.
     weights : mapping of str to array
-        Canonical weights of this device's groups; packed stage by stage.
+        Canonical weights of this device's groups; a stage's are asked for when they are packed,
+        the stage with the most first, and not kept.
 
     Attributes
     ----------
@@ -81,13 +88,15 @@ class StageLibrary:
     def __init__(self, path: Path, plan: Plan, weights: Mapping[str, Array]) -> None:
         self._ffi = load_runtime()
         self._path = path
-        self._module = self._load(path)
+        self._module = self._load(path, _POOLED)
         self._functions = {stage.function: self._function(stage.function) for stage in plan.stages}
         self._packed: dict[str, tuple[Any, ...]] = {}
-        for stage in plan.stages:
-            self._packed[stage.function] = self._pack(
-                stage.function, [weights[name] for name in stage.weights]
-            )
+        # What packing takes besides its results is freed, which a pool would keep.
+        packer = self._load(path, _NAIVE)
+        for stage in _heaviest_first(plan):
+            function = self._function(stage.function + PACK_SUFFIX, packer)
+            tensors = (aligned(weights[name]) for name in stage.weights)
+            self._packed[stage.function] = self._pack(stage.function, function, tensors)
         # Stages may share a packed weight: count each tensor once.
         packed = [np.from_dlpack(t) for tensors in self._packed.values() for t in tensors]
         self.weight_bytes = sum({a.ctypes.data: a.nbytes for a in packed}.values())
@@ -99,35 +108,38 @@ class StageLibrary:
         outputs = [result] if isinstance(result, self._ffi.Tensor) else list(result)
         return [np.from_dlpack(tensor) for tensor in outputs]
 
-    def _load(self, path: Path) -> Any:
+    def _load(self, path: Path, allocator: int) -> Any:
         try:
             module = self._ffi.load_module(str(path))["vm_load_executable"]()
-            module["vm_initialization"](_CPU, 0, _POOLED)
+            module["vm_initialization"](_CPU, 0, allocator)
         except Exception as error:  # tvm_ffi raises what the C++ side names
             raise PackageError(
                 f"{path.name}: can't be loaded ({_first_line(error)}). Compile the package again."
             ) from error
         return module
 
-    def _function(self, name: str) -> Any:
+    def _function(self, name: str, module: Any = None) -> Any:
         try:
-            return self._module[name]
+            return (module or self._module)[name]
         except AttributeError as error:
             raise PackageError(
                 f"{self._path.name}: has no function {name!r}. Compile the package again."
             ) from error
 
-    def _pack(self, function: str, weights: Sequence[Array]) -> tuple[Any, ...]:
-        if not weights:
-            return ()
-        pack = self._function(function + PACK_SUFFIX)
+    def _pack(self, function: str, pack: Any, weights: Iterable[Array]) -> tuple[Any, ...]:
         try:
-            return tuple(pack([self._ffi.from_dlpack(aligned(array)) for array in weights]))
+            return tuple(pack([self._ffi.from_dlpack(array) for array in weights]))
         except Exception as error:  # tvm_ffi raises what the C++ side names
             raise PackageError(
                 f"{self._path.name}: {function!r} refuses its weights ({_first_line(error)}). "
                 "Compile the package again."
             ) from error
+
+
+def _heaviest_first(plan: Plan) -> list[Stage]:
+    """Order stages so that the originals of the most weights meet the fewest packed ones."""
+    sizes = {weight.name: math.prod(weight.shape) for weight in plan.weights}
+    return sorted(plan.stages, key=lambda s: -sum(sizes[name] for name in s.weights))
 
 
 def _first_line(error: Exception) -> str:

@@ -58,7 +58,9 @@ class LocalCluster(Cluster):
         super().__init__([], host=HOST, timeout=timeout)
         self._folder = Path(tempfile.mkdtemp(prefix="decnn-cluster-"))
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._end = weakref.finalize(self, _end, self._processes, self._workers, self._folder)
+        self._end = weakref.finalize(
+            self, _end, self._processes, self._workers, self._folder, min(STOP_TIMEOUT, timeout)
+        )
         try:
             share = threads or max(1, cores() // count)
             for rank in range(count):
@@ -176,15 +178,18 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def _end(
-    processes: Sequence[subprocess.Popen[bytes]], workers: Sequence[RemoteWorker], folder: Path
+    processes: Sequence[subprocess.Popen[bytes]],
+    workers: Sequence[RemoteWorker],
+    folder: Path,
+    timeout: float,
 ) -> None:
-    """End worker processes, first by asking, and remove their files."""
+    """End worker processes, first by asking, after `timeout` by force, and remove their files."""
     for worker in workers:
         worker.disconnect()
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
-    deadline = time.monotonic() + STOP_TIMEOUT
+    deadline = time.monotonic() + timeout
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
