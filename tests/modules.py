@@ -64,7 +64,7 @@ def run(mod: tvm.IRModule, *inputs: Array) -> list[Array]:
     assert len(inputs_of(func)) == len(inputs)
     values = [*inputs, *weight_values(func).values()]
     bare = tvm.IRModule({"main": func.without_attr("params")} if func.attrs else {"main": func})
-    target = tvm.target.Target({"kind": "llvm", "num-cores": 1})
+    target = tvm.target.Target({"kind": "llvm", "num-cores": 1, "opt-level": 1})
     machine = relax.VirtualMachine(tvm.compile(bare, target=target), tvm.cpu())
     result = machine["main"](*map(tvm.runtime.tensor, values))
     return [t.numpy() for t in ([result] if hasattr(result, "numpy") else result)]

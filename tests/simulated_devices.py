@@ -110,7 +110,7 @@ class Devices:
 def machine(module: tvm.IRModule) -> relax.VirtualMachine:
     """Compile stages as any user would."""
     bare = module.without_attr("decnn.weights").without_attr("decnn.plan")
-    target = tvm.target.Target({"kind": "llvm", "num-cores": 1})
+    target = tvm.target.Target({"kind": "llvm", "num-cores": 1, "opt-level": 1})
     return relax.VirtualMachine(tvm.compile(bare, target=target), tvm.cpu())
 
 

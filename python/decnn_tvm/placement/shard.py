@@ -78,5 +78,5 @@ def take(value: Array, indices: Indices, axis: int) -> Array:
     if PAD in indices:
         shape = [1] * value.ndim
         shape[axis] = -1
-        taken = taken * (listed != PAD).reshape(shape).astype(value.dtype)
+        taken = np.where((listed != PAD).reshape(shape), taken, value.dtype.type(0))
     return taken
