@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
+from decnn_tvm.lowering import build_stages
 from decnn_tvm.schedules.blocks import preferred_block
+from decnn_tvm.targets import missing_features, resolve_target
 from decnn_tvm.testing.stages import random_array, run_stage, stage_module, to_blocks
 
 
@@ -74,7 +76,7 @@ CASES = [
 ]
 
 
-def check(case: Case) -> None:
+def check(case: Case, target: str | dict[str, str] = "host") -> None:
     data = random_array(case.batch, case.inputs, case.height, case.width, seed=1)
     kernel = random_array(case.outputs, case.inputs // case.groups, *case.kernel, seed=2)
     bias = random_array(1, case.outputs, 1, 1, seed=3)
@@ -113,7 +115,7 @@ def check(case: Case) -> None:
     }
     inputs = [to_blocks(data, in_block), to_blocks(residual, out_block)]
     mod = stage_module([data, residual], [kernel, bias], body, attrs=attrs)
-    result = run_stage(mod, inputs, [kernel, bias])
+    result = run_stage(mod, inputs, [kernel, bias], target=target)
     reference = to_blocks(expected.numpy(), out_block)
     assert result.shape == reference.shape
     assert np.abs(result - reference).max() <= 1e-5 * np.abs(reference).max()
@@ -122,6 +124,27 @@ def check(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_convolution_with_epilogue(case: Case) -> None:
     check(case)
+
+
+# Processors whose code every x86-64 machine with AVX2 runs.
+NARROW = [{"kind": "llvm", "mcpu": "x86-64-v2"}, {"kind": "llvm", "mcpu": "haswell"}]
+
+
+@pytest.mark.skipif(
+    bool(missing_features(("avx2", "fma"))), reason="needs an x86-64 machine with AVX2"
+)
+@pytest.mark.parametrize("target", NARROW, ids=lambda target: str(target["mcpu"]))
+@pytest.mark.parametrize("case", [CASES[i] for i in (0, 2, 10, 15, 20, 25, 26)], ids=str)
+def test_narrower_vectors(case: Case, target: dict[str, str]) -> None:
+    check(case, target)
+
+
+def test_a_board_gets_code_of_its_own() -> None:
+    board = resolve_target("raspberry-pi/4b-aarch64").target
+    x, w = random_array(1, 14, 9, 9), random_array(28, 14, 3, 3)
+    mod = stage_module([x], [w], lambda _, x, w: relax.op.nn.conv2d(x, w))
+    sources = [part.inspect_source("asm") for part in build_stages(mod, board).mod.imports]
+    assert any("fmla" in source and "v31.4s" in source for source in sources)
 
 
 @st.composite

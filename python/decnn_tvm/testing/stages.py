@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,15 @@ def stage_module(
 
 
 def run_stage(
-    mod: tvm.IRModule, inputs: Sequence[Array], weights: Sequence[Array], name: str = "stage0"
+    mod: tvm.IRModule,
+    inputs: Sequence[Array],
+    weights: Sequence[Array],
+    *,
+    name: str = "stage0",
+    target: str | Mapping[str, Any] = "host",
 ) -> Any:
-    """Build `mod`, pack the weights and run one stage; give its outputs as arrays."""
-    machine = VirtualMachine(build_stages(mod, resolve_target("host").target), tvm.cpu())
+    """Build `mod`, pack the weights and run one stage here; give its outputs as arrays."""
+    machine = VirtualMachine(build_stages(mod, resolve_target(target).target), tvm.cpu())
     packed = machine[f"{name}_transform_params"]([tvm.runtime.tensor(value) for value in weights])
     result = machine[name](*(tvm.runtime.tensor(value) for value in inputs), *packed)
     if isinstance(result, tvm.runtime.Tensor):
