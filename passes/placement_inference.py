@@ -149,10 +149,20 @@ def route(source: Placement, target: Placement) -> list[Placement]:
 
 
 def arguments(call: relax.Call) -> list[relax.Expr]:
-    """Return the arguments of `call`, those of a leading tuple one by one."""
-    if call.args and isinstance(call.args[0], relax.Tuple):
-        return [*call.args[0].fields, *call.args[1:]]
-    return list(call.args)
+    """Return the arguments of `call`, the fields of tuples one by one."""
+    parts = (arg.fields if isinstance(arg, relax.Tuple) else [arg] for arg in call.args)
+    return [arg for part in parts for arg in part]
+
+
+def with_arguments(call: relax.Call, args: list[relax.Expr]) -> list[relax.Expr]:
+    """Return `args`, one for each of ``arguments(call)``, in the tuples of the call."""
+    left = iter(args)
+    return [
+        relax.Tuple([next(left) for _ in arg.fields])
+        if isinstance(arg, relax.Tuple)
+        else next(left)
+        for arg in call.args
+    ]
 
 
 def _operand(arg: relax.Expr, found: Inference) -> Operand | None:

@@ -28,6 +28,7 @@ from decnn_tvm.passes.placement_inference import (
     bindings_of,
     output_vars,
     route,
+    with_arguments,
 )
 from decnn_tvm.passes.stage_graph import REDISTRIBUTE
 from decnn_tvm.passes.weights import (
@@ -155,10 +156,7 @@ class _Marker:
                 args.append(self._weight(arg, decision.weights.get(i, REPLICATED)))
             else:
                 args.append(arg)
-        if isinstance(call.args[0], relax.Tuple):
-            count = len(call.args[0].fields)
-            args = [relax.Tuple(args[:count]), *args[count:]]
-        return relax.Call(call.op, args, call.attrs, call.ty_args)
+        return relax.Call(call.op, with_arguments(call, args), call.attrs, call.ty_args)
 
     def _output(self, var: relax.Var, index: int) -> relax.Var:
         """Move an output to the coordinator, under its own name where it has one."""

@@ -21,7 +21,7 @@ from tvm import relax
 
 from decnn_tvm.errors import PartitionError
 from decnn_tvm.passes.localize import is_renaming, localize
-from decnn_tvm.passes.placement_inference import arguments
+from decnn_tvm.passes.placement_inference import arguments, with_arguments
 from decnn_tvm.passes.stage_graph import StageGraph
 from decnn_tvm.passes.weights import Array, inputs_of, static_shape, weight_values
 from decnn_tvm.placement.boundary_blocks import with_blocks
@@ -75,8 +75,9 @@ class SplitStages:
             .with_attr("global_symbol", stage.function)
             for stage, members in zip(plan.stages, graph.stages(), strict=True)
         }
+        kernels = {v: f for v, f in mod.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
         weights = {n: [tvm.runtime.tensor(s) for s in v] for n, v in shard_weights(graph).items()}
-        return tvm.IRModule(functions).with_attrs(
+        return tvm.IRModule(functions | kernels).with_attrs(
             {"decnn.plan": json.dumps(plan.to_json()), "decnn.weights": weights}
         )
 
@@ -241,13 +242,11 @@ class _StageBuilder:
             item = relax.TupleGetItem(self.local[value.tuple_value.name], value.index)
             return self.builder.emit(item)
         args = [self._argument(arg) for arg in arguments(value)]
-        first = arguments(value)[0]
+        first = next(iter(arguments(value)), None)
         operand = self.graph.placements.get(first.name) if isinstance(first, relax.Var) else None
         if is_renaming(value, operand):
             return args[0]
-        if isinstance(value.args[0], relax.Tuple):
-            count = len(value.args[0].fields)
-            args = [relax.Tuple(args[:count]), *args[count:]]
+        args = with_arguments(value, args)
         is_tensor = isinstance(var.ty, relax.TensorType)
         shape = self.graph.local_shape(var, self.count) if is_tensor else ()
         return self.builder.emit(
