@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` and `make test` set everything up in .venv; `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODULES := $(shell find python passes schedules -name '*.py' 2>/dev/null | LC_ALL=C sort)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint clean FORCE
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+demo: $(VENV)/demo.stamp ## run the demo; the picture and the packages go to demo-out/
+	$(BIN)/decnn demo --out demo-out
+
+test: lint ## check style and types, and run all tests but the slow ones
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/test.stamp ## run the tests on full-size networks
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/test.stamp ## check style and types alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove .venv, build/ and caches
+	rm -rf $(VENV) build demo-out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# A strict editable install links every file, so it is repeated when a module comes or goes.
+$(VENV)/%.stamp: $(VENV)/python.stamp $(VENV)/modules.txt pyproject.toml setup.cfg
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+$(VENV)/modules.txt: $(VENV)/python.stamp FORCE
+	@echo '$(MODULES)' | cmp -s - $@ || echo '$(MODULES)' > $@
+
+$(VENV)/python.stamp:
+	@command -v $(PYTHON) > /dev/null || { \
+	  echo "make: $(PYTHON) is not there; install Python 3.10 or newer, or pass PYTHON=..." >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "make: $$($(PYTHON) --version) is too old: 3.10 or newer is needed; pass PYTHON=..." >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+	  echo "make: $(PYTHON) lacks venv; install it, on Debian: apt install python3-venv" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+FORCE:
+.PRECIOUS: $(VENV)/%.stamp $(VENV)/modules.txt
