@@ -170,6 +170,9 @@ class Movement:
     target: str
     kind: str
 
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.target}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from decnn_tvm.runtime.executor import StageRunner
 from decnn_tvm.runtime.in_process import InProcessCluster
 from decnn_tvm.runtime.library import StageLibrary
 from decnn_tvm.runtime.machine import choose_target, this_machine
+from decnn_tvm.runtime.statistics import TimelineEvent
 from decnn_tvm.runtime.weights import DeviceWeights
 
 
@@ -144,7 +147,28 @@ def test_stats_count_bytes(hand_net) -> None:
             assert stats.sent_bytes["p -> y"] == 3 * (5 * 4 + 64)
             assert stats.samples == 3
             assert stats.weight_bytes == 4 * (4 * 27 + 4 * 36 + 5 * 4 + 5)
+            assert stats.images == 3
+            assert stats.sent_bytes_per_image == 3 * (36 * 4 + 64) + (5 * 4 + 64)
+            assert stats.compute_seconds_per_image == stats.compute_seconds / 3
         assert len(session.timeline()) == 3 * 2 * 4
+        for rank in range(4):
+            check_timeline(session.timeline(kinds=("compute", "wait", "send", "receive")), rank)
+
+
+def check_timeline(events: list[TimelineEvent], rank: int) -> None:
+    """One thread's intervals do not overlap, and all messages of three samples are there."""
+    own = [event for event in events if event.rank == rank]
+    assert all(a.end <= b.start for a, b in itertools.pairwise(own))
+    for sample in range(3):
+        seen = Counter((e.kind, e.stage) for e in own if e.sample == sample and e.kind != "wait")
+        assert seen == {
+            ("receive", "x -> x_all"): 1,
+            ("compute", "stage0"): 1,
+            ("send", "a -> b"): 3,
+            ("receive", "a -> b"): 3,
+            ("compute", "stage1"): 1,
+            ("send", "p -> y"): 1,
+        }
 
 
 def test_target_and_versions_must_fit(hand_net) -> None:

@@ -22,16 +22,28 @@ from decnn_tvm.transfers import HOST
 
 logger = logging.getLogger(__name__)
 
-TIMELINE = 4096
-"""Stage runs that the timeline remembers."""
+TIMELINE = 8192
+"""Intervals that the timeline remembers."""
 
 
 @dataclass(frozen=True, slots=True)
-class StageRun:
-    """One run of a stage; `start` and `end` are seconds of `time.monotonic`."""
+class Interval:
+    """What a rank did: `start` and `end` are seconds of `time.monotonic`.
 
+    Attributes
+    ----------
+    kind : {"compute", "wait", "send", "receive"}
+        A run of a stage; no stage ready while samples are under way; checksum and hand-over of a
+        message, which the network then carries meanwhile; check and unpacking of one.
+    sample : int
+        The sample; for "wait" the oldest one under way.
+    what : str
+        The stage, the movement ``source -> target``, or empty for "wait".
+    """
+
+    kind: str
     sample: int
-    stage: str
+    what: str
     start: float
     end: float
 
@@ -44,7 +56,13 @@ class Counters:
     wait_seconds: float = 0.0
     samples: int = 0
     sent_bytes: dict[int, int] = field(default_factory=dict)
-    timeline: deque[StageRun] = field(default_factory=lambda: deque(maxlen=TIMELINE))
+    timeline: deque[Interval] = field(default_factory=lambda: deque(maxlen=TIMELINE))
+
+    def note(self, kind: str, sample: int, what: str, start: float) -> float:
+        """Append an interval that ends now to the timeline; return its seconds."""
+        end = time.monotonic()
+        self.timeline.append(Interval(kind, sample, what, start, end))
+        return end - start
 
 
 class Link:
@@ -65,7 +83,10 @@ class Link:
     def flush(self, executor: Executor, counters: Counters) -> None:
         """Send what `executor` has ready."""
         for out in executor.take_outgoing():
+            start = time.monotonic()
             size = self.send(out.sample, out.movement, out.target, list(out.payload))
+            what = str(executor.plan.movements[out.movement])
+            counters.note("send", out.sample, what, start)
             counters.sent_bytes[out.movement] = counters.sent_bytes.get(out.movement, 0) + size
 
     def receive(self, timeout: float) -> Message | None:
@@ -116,7 +137,7 @@ class Engine:
         bool
             Whether anything happened.
         """
-        busy = self._take_in(0.0)
+        busy = self._take_in()
         ready = self.executor.next_stage()
         if ready is None:
             busy = busy or self._wait(timeout)
@@ -146,28 +167,38 @@ class Engine:
             "wait_seconds": counters.wait_seconds,
             "samples": counters.samples,
             "failure": self.failure,
-            "timeline": [[r.sample, r.stage, r.start, r.end] for r in list(counters.timeline)],
+            "timeline": [dataclasses.astuple(i) for i in list(counters.timeline)],
         }
 
-    def _take_in(self, timeout: float) -> bool:
+    def _take_in(self) -> bool:
         busy = False
-        while (message := self._link.receive(0.0 if busy else timeout)) is not None:
-            self.executor.accept(message)
+        while (message := self._link.receive(0.0)) is not None:
+            self._accept(message)
             busy = True
         return busy
 
+    def _accept(self, message: Message) -> None:
+        start = time.monotonic()
+        if self.executor.accept(message):
+            what = str(self.executor.plan.movements[message.header.movement])
+            self.counters.note("receive", message.header.sample, what, start)
+
     def _wait(self, timeout: float) -> bool:
-        start, waiting = time.monotonic(), self.executor.open_samples > 0
-        busy = self._take_in(timeout)
-        if waiting:
-            self.counters.wait_seconds += time.monotonic() - start
-        return busy
+        start, oldest = time.monotonic(), self.executor.oldest_open
+        message = self._link.receive(timeout)
+        if oldest is not None:
+            self.counters.wait_seconds += self.counters.note("wait", oldest, "", start)
+        if message is None:
+            return False
+        self._accept(message)
+        self._take_in()
+        return True
 
     def _run(self, sample: int, stage_index: int) -> None:
         stage = self.executor.plan.stages[stage_index]
         start = time.monotonic()
         self.executor.run(sample, stage_index, self._runner)
-        end = time.monotonic()
-        self.counters.compute_seconds += end - start
-        self.counters.timeline.append(StageRun(sample, stage.function, start, end))
+        self.counters.compute_seconds += self.counters.note(
+            "compute", sample, stage.function, start
+        )
         self.counters.samples += stage_index == len(self.executor.plan.stages) - 1

@@ -99,6 +99,11 @@ class Executor:
         return len(self._samples)
 
     @property
+    def oldest_open(self) -> int | None:
+        """The oldest sample under way."""
+        return min(self._samples, default=None)
+
+    @property
     def largest_message(self) -> int:
         """Bytes of the largest payload that may arrive."""
         sizes = [

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
@@ -16,7 +16,13 @@ from decnn_tvm.runtime.engine import Counters, Link
 from decnn_tvm.runtime.executor import Executor
 from decnn_tvm.runtime.fair_lock import FairLock
 from decnn_tvm.runtime.samples import NanPolicy, check_policy, check_sample
-from decnn_tvm.runtime.statistics import DeviceStats, TimelineEvent, device_stats, timeline_events
+from decnn_tvm.runtime.statistics import (
+    DeviceStats,
+    EventKind,
+    TimelineEvent,
+    device_stats,
+    timeline_events,
+)
 from decnn_tvm.runtime.steps import check_host
 from decnn_tvm.runtime.tensors import Array
 from decnn_tvm.runtime.wire import ERROR, Message
@@ -27,6 +33,9 @@ Result: TypeAlias = "Array | dict[str, Array]"
 
 POLL = 0.2
 """Seconds between two looks at whether the workers live."""
+
+
+STAGES: tuple[EventKind, ...] = ("compute",)
 
 
 class Devices(Protocol):
@@ -137,18 +146,25 @@ class Session:
                 )
             ]
 
-    def timeline(self) -> list[TimelineEvent]:
-        """Return the recent stage runs of all devices, by start."""
+    def timeline(self, *, kinds: Collection[EventKind] = STAGES) -> list[TimelineEvent]:
+        """Return what all devices did lately, by start.
+
+        Parameters
+        ----------
+        kinds : collection of {"compute", "wait", "send", "receive"}
+            What to return; by default the runs of stages.
+        """
         with self._lock:
             self._check_open()
             ranks = range(len(self.assignment))
             events = [e for r in ranks for e in timeline_events(r, self._devices.status(r))]
-            return sorted(events, key=lambda event: event.start)
+            chosen = (event for event in events if event.kind in kinds)
+            return sorted(chosen, key=lambda event: event.start)
 
     @property
     def sent_bytes(self) -> dict[str, int]:
         """Bytes that the coordinator sent, headers included, for each movement."""
-        names = [f"{m.source} -> {m.target}" for m in self.plan.movements]
+        names = [str(movement) for movement in self.plan.movements]
         return {names[i]: count for i, count in self._counters.sent_bytes.items()}
 
     @property

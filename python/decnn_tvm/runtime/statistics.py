@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from decnn_tvm.plan import Indices, Plan
 
@@ -31,6 +31,8 @@ class DeviceStats:
         Time in stages; time without a ready stage while samples were under way.
     samples : int
         Samples it has finished.
+    batch : int
+        Images in a sample: the first extent of the network's first input.
     """
 
     rank: int
@@ -42,13 +44,54 @@ class DeviceStats:
     compute_seconds: float
     wait_seconds: float
     samples: int
+    batch: int
+
+    @property
+    def images(self) -> int:
+        """Images it has finished."""
+        return self.samples * self.batch
+
+    @property
+    def sent_bytes_per_image(self) -> float:
+        """Bytes sent over all movements, headers included, for one image."""
+        return sum(self.sent_bytes.values()) / max(1, self.images)
+
+    @property
+    def compute_seconds_per_image(self) -> float:
+        """Seconds in stages for one image."""
+        return self.compute_seconds / max(1, self.images)
+
+    @property
+    def wait_seconds_per_image(self) -> float:
+        """Seconds without a ready stage, while samples were under way, for one image."""
+        return self.wait_seconds / max(1, self.images)
+
+
+EventKind: TypeAlias = Literal["compute", "wait", "send", "receive"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimelineEvent:
-    """One run of a stage; seconds of `time.monotonic` on the device's machine."""
+    """What a device did; seconds of `time.monotonic` on its machine.
+
+    Attributes
+    ----------
+    rank : int
+        The device.
+    kind : {"compute", "wait", "send", "receive"}
+        A run of a stage; no stage ready while samples are under way; checksum and hand-over of a
+        message, which the network then carries meanwhile; check and unpacking of one. A message
+        is on its way from the end of its "send" to the start of its "receive".
+    sample : int
+        The sample; for "wait" the oldest one under way.
+    stage : str
+        The stage; for "send" and "receive" the movement ``source -> target``.
+    start, end : float
+        When.
+    """
 
     rank: int
+    kind: EventKind
     sample: int
     stage: str
     start: float
@@ -59,7 +102,7 @@ def device_stats(
     plan: Plan, rank: int, name: str, groups: Indices, status: dict[str, Any]
 ) -> DeviceStats:
     """Read a device's answer to ``status``."""
-    names = [f"{m.source} -> {m.target}" for m in plan.movements]
+    names = [str(movement) for movement in plan.movements]
     return DeviceStats(
         rank=rank,
         name=name,
@@ -70,12 +113,13 @@ def device_stats(
         compute_seconds=status["compute_seconds"],
         wait_seconds=status["wait_seconds"],
         samples=status["samples"],
+        batch=next(iter(plan.value(plan.inputs[0]).shape), 1),
     )
 
 
 def timeline_events(rank: int, status: dict[str, Any]) -> list[TimelineEvent]:
     """Read the timeline in a device's answer to ``status``."""
     return [
-        TimelineEvent(rank=rank, sample=sample, stage=stage, start=start, end=end)
-        for sample, stage, start, end in status["timeline"]
+        TimelineEvent(rank=rank, kind=kind, sample=sample, stage=what, start=start, end=end)
+        for kind, sample, what, start, end in status["timeline"]
     ]
