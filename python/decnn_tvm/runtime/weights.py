@@ -68,10 +68,14 @@ class DeviceWeights(Mapping[str, Array]):
         # Opened for one tensor: the pages of a file that stays open count as this process's.
         try:
             with safe_open(self._package.file(file), framework="numpy") as tensors:
+                if weight.name not in tensors.keys():
+                    raise PackageError(
+                        f"{file}: weight {weight.name!r} is missing. Compile the package again."
+                    )
                 array: Array = tensors.get_tensor(weight.name)
         except (SafetensorError, OSError) as error:
             raise PackageError(
-                f"{file}: weight {weight.name!r} can't be read ({error}). "
+                f"{self._package.path}: {file} is unreadable ({error}). "
                 "Copy or compile the package again."
             ) from error
         self._check(weight, file, array.shape, str(array.dtype))
