@@ -84,13 +84,15 @@ class DepthwiseConvolution(ScheduleRule):  # type: ignore[misc]
         if parts is None:
             return None
         before, block, after = parts
-        for other in before:
-            vectorize_last(sch, other)
         rows, columns = (int(value) for value in sch.get(block).annotations[TILE])
-        _, _, y, x, lane, kh, kw = sch.get_loops(block)
+        _, c, y, x, lane, kh, kw = sch.get_loops(block)
         y, y_in = sch.split(y, [None, rows])
         x, x_in = sch.split(x, [None, columns])
         sch.reorder(y, x, kh, kw, y_in, x_in, lane)
+        for other in before:
+            # One channel block of padded input at a time: it stays in the cache.
+            sch.compute_at(other, c, preserve_unit_loops=True)
+            vectorize_last(sch, other)
         append_epilogue(sch, block, after, x)
         unroll_tile(sch, [kw, y_in, x_in], lane)
         start = sch.decompose_reduction(block, kh)
