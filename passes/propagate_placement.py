@@ -34,6 +34,7 @@ from decnn_tvm.passes.stage_graph import REDISTRIBUTE
 from decnn_tvm.passes.weights import (
     Array,
     inputs_of,
+    static_shape,
     unique_name,
     weight_values,
     weight_var,
@@ -98,7 +99,7 @@ class _Marker:
         self.func, self.found, self.decoupled = func, found, decoupled
         self.builder = relax.BlockBuilder()
         self.new: dict[relax.Expr, relax.Expr] = {v: v for v in inputs_of(func)}
-        self.moved: dict[tuple[relax.Var, Placement], relax.Var] = {}
+        self.moved: dict[tuple[relax.Var, Placement, str | None], relax.Var] = {}
         self.values: dict[str, Placement] = {v.name: Host() for v in inputs_of(func)}
         self.source_weights = {v: weight_values(func)[v.name] for v in weight_vars(func)}
         self.weights: dict[tuple[str, str], relax.Var] = {}
@@ -161,23 +162,30 @@ class _Marker:
     def _output(self, var: relax.Var, index: int) -> relax.Var:
         """Move an output to the coordinator, under its own name where it has one."""
         attrs = self.func.attrs
-        if attrs is not None and "decnn.outputs" in attrs:
-            return self._move(var, Host(), str(attrs["decnn.outputs"][index]))
-        return self._move(var, Host())
+        named = attrs is not None and "decnn.outputs" in attrs
+        name = str(attrs["decnn.outputs"][index]) if named else None
+        if var not in self.found.placements or not static_shape(var):
+            what = "a scalar" if var in self.found.placements else "a constant"
+            raise PartitionError(
+                f"output {name or index} is {what}; expected a tensor with at least one axis that "
+                "is computed from the inputs. Reshape it, or leave it out of the network."
+            )
+        return self._move(var, Host(), name)
 
     def _move(self, source: relax.Var, target: Placement, name: str | None = None) -> relax.Var:
         way = route(self.found.placements[source], target)
         if not way:
             return self.new[source]
         new = self.new[source] if len(way) == 1 else self._move(source, way[0])
-        if (source, target) not in self.moved:
+        key = (source, target, name)
+        if key not in self.moved:
             marker = relax.op.call_pure_packed(REDISTRIBUTE, new, ty_args=[new.ty])
             moved = self.builder.emit(
                 marker, name_hint=unique_name(name or f"{new.name}_to", self.values)
             )
             self.values[moved.name] = target
-            self.moved[source, target] = moved
-        return self.moved[source, target]
+            self.moved[key] = moved
+        return self.moved[key]
 
     def _weight(self, source: relax.Var, shard: WeightShard) -> relax.Var:
         key = (source.name, repr(shard))

@@ -154,6 +154,8 @@ class _Planner:
     def _values(self, stages: tuple[Stage, ...]) -> list[Value]:
         graph = self.graph
         crossing = {n for s in stages for n in (*s.inputs, *s.outputs)}
+        crossing |= {v.name for v in (*inputs_of(graph.func), *graph.outputs())}
+        crossing |= {v.name for v in inputs_of(graph.func)}
         crossing |= {n for m in self.moves.values() for n in (m.source, m.target)}
         dtypes = {t.name: graph.wire_dtype(t) for t in self.moves}
         values = []

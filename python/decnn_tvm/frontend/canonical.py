@@ -29,9 +29,10 @@ def canonical(module: tvm.IRModule) -> tvm.IRModule:
     """Return the canonical form of an importer's module; `ModelError` if it has none."""
     _check(module)
     module = _bind_small_parameters(module)
+    folding = [relax.transform.FoldConstant(), relax.transform.CanonicalizeBindings()]
+    module = tvm.transform.Sequential(folding)(module)
+    _check_shapes(module["main"])
     passes = [
-        relax.transform.FoldConstant(),
-        relax.transform.CanonicalizeBindings(),
         _Simplify(),
         relax.transform.CanonicalizeBindings(),
         relax.transform.DeadCodeElimination(["main"]),
@@ -50,6 +51,21 @@ def _check(module: tvm.IRModule) -> None:
     for var in inputs_of(func):
         if not all(isinstance(extent, tvm.tirx.IntImm) for extent in var.ty.shape or [None]):
             raise ModelError(f"input {var.name!r} has the dynamic shape {var.ty}; give shapes=")
+
+
+def _check_shapes(func: relax.Function) -> None:
+    for binding in func.body.blocks[0].bindings:
+        shape = getattr(binding.var.ty, "shape", ()) if _is_tensor(binding.var) else ()
+        if shape is None or not all(isinstance(extent, tvm.tirx.IntImm) for extent in shape):
+            operator = getattr(getattr(binding.value, "op", None), "name", "an operator")
+            raise ModelError(
+                f"the result of {operator} has a shape that depends on data, {binding.var.ty}; "
+                "expected static shapes: replace that operator, or simplify the model (onnxsim)"
+            )
+
+
+def _is_tensor(var: relax.Var) -> bool:
+    return isinstance(var.ty, relax.TensorType)
 
 
 def _bind_small_parameters(module: tvm.IRModule) -> tvm.IRModule:

@@ -147,9 +147,20 @@ def _pad(_bb: relax.BlockBuilder, node: _Operands) -> relax.Expr | None:
     return relax.op.nn.pad(node.data, widths, mode, fill_value)
 
 
+def _expand(bb: relax.BlockBuilder, node: _Operands) -> relax.Expr | None:
+    own, asked = list(node.data.ty.shape), node.constant(1)
+    if asked is None:
+        return None
+    rank = max(len(own), asked.size)
+    padded = [[1] * (rank - len(extents)) + extents for extents in (own, asked.tolist())]
+    shape = [b if int(a) == 1 else a for a, b in zip(*padded, strict=True)]
+    return relax.op.broadcast_to(node.data, shape)
+
+
 _TRANSLATIONS: dict[str, Callable[[relax.BlockBuilder, _Operands], relax.Expr | None]] = {
     "Clip": _clip,
     "Dropout": lambda _, node: node.data,
+    "Expand": _expand,
     "Identity": lambda _, node: node.data,
     "Max": _pairwise(relax.op.maximum),
     "Min": _pairwise(relax.op.minimum),
