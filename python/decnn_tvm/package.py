@@ -99,6 +99,8 @@ class Manifest:
                 "Compile the package again with this version of decnn-tvm."
             )
         try:
+            if unknown := sorted({*data} - {"format", "versions", "targets", "files", "plan"}):
+                raise KeyError(*unknown)
             targets = {
                 name: TargetLibraries(
                     target=dict(t["target"]),

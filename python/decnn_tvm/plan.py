@@ -222,8 +222,10 @@ class Plan:
             fields["weights"] = _records(Weight, data["weights"], ("shape",))
             fields["stages"] = _records(Stage, data["stages"], ("inputs", "weights", "outputs"))
             fields["movements"] = _records(Movement, data["movements"], ())
-            fields["inputs"], fields["outputs"] = tuple(data["inputs"]), tuple(data["outputs"])
-            return Plan(**fields)
+            fields["inputs"], fields["outputs"] = _tuple(data["inputs"]), _tuple(data["outputs"])
+            plan = Plan(**fields)
+            _check(plan)
+            return plan
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PackageError(
                 f"plan: unreadable ({type(error).__name__}: {error}). "
@@ -232,12 +234,40 @@ class Plan:
 
 
 def _records(cls: type[Any], entries: Iterable[dict[str, Any]], tuples: Sequence[str]) -> Any:
-    return tuple(cls(**{**e, **{key: tuple(e[key]) for key in tuples}}) for e in entries)
+    return tuple(cls(**{**e, **{key: _tuple(e[key]) for key in tuples}}) for e in entries)
+
+
+def _tuple(entries: Any) -> tuple[Any, ...]:
+    if not isinstance(entries, list):
+        raise TypeError(f"{entries!r} where a list is expected")
+    return tuple(entries)
+
+
+def _check(plan: Plan) -> None:
+    """Raise ValueError where the parts of a plan do not fit each other."""
+    if not isinstance(plan.groups, int) or plan.groups < 1:
+        raise ValueError(f"groups {plan.groups!r}")
+    values, weights = [v.name for v in plan.values], [w.name for w in plan.weights]
+    for names in (values, weights):
+        if len(set(names)) != len(names):
+            raise ValueError(f"names are not unique: {names}")
+    read = {n for s in plan.stages for n in (*s.inputs, *s.outputs)} | {*plan.inputs, *plan.outputs}
+    read |= {n for m in plan.movements for n in (m.source, m.target)}
+    read_weights = {n for s in plan.stages for n in s.weights}
+    unknown = sorted((read - {*values}) | (read_weights - {*weights}))
+    if unknown:
+        raise ValueError(f"unknown names {unknown}")
+    for value in plan.values:
+        if isinstance(value.placement, Sharded) and len(value.placement.groups) != plan.groups:
+            raise ValueError(f"{value.name!r} is not over {plan.groups} groups")
+    for weight in plan.weights:
+        if weight.combine not in ("replicate", "concat", "sum"):
+            raise ValueError(f"{weight.name!r} is joined by {weight.combine!r}")
 
 
 def _value_from_json(entry: dict[str, Any]) -> Value:
     placement = placement_from_json(entry["placement"])
-    return Value(**{**entry, "shape": tuple(entry["shape"]), "placement": placement})
+    return Value(**{**entry, "shape": _tuple(entry["shape"]), "placement": placement})
 
 
 def placement_to_json(placement: Placement) -> dict[str, Any]:
