@@ -2,6 +2,7 @@
 # `make demo` and `make test` set everything up in .venv; `make help` lists the rest.
 
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 MODULES := $(shell find python passes schedules -name '*.py' 2>/dev/null | LC_ALL=C sort)
@@ -16,7 +17,7 @@ demo: $(VENV)/demo.stamp ## run the demo; the picture and the packages go to dem
 	$(BIN)/decnn demo --out demo-out
 
 test: lint ## check style and types, and run all tests but the slow ones
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n $(JOBS) -m "not slow"
 
 test-slow: $(VENV)/test.stamp ## run the tests on full-size networks
 	$(BIN)/pytest -m slow
