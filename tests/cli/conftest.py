@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -56,13 +55,10 @@ def command(capfd: pytest.CaptureFixture[str]) -> Command:
 
     def run(*arguments: object) -> Done:
         capfd.readouterr()
-        before = signal.getsignal(signal.SIGTERM)
         try:
             status = main([str(argument) for argument in arguments])
         except SystemExit as leaving:
             status = int(leaving.code or 0)
-        finally:
-            signal.signal(signal.SIGTERM, before)
         return Done(status, *capfd.readouterr())
 
     return run

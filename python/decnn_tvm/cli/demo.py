@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decnn_tvm.cli.compile import progress_bar
-from decnn_tvm.cli.options import Commands, add_command, leave_out_torch
+from decnn_tvm.cli.options import Commands, add_command
 from decnn_tvm.cli.tables import print_devices, print_table
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
 
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
-    leave_out_torch()
     from decnn_tvm.demo.data import photographs
     from decnn_tvm.demo.decoupled_stream import WORKERS, stream_decoupled
     from decnn_tvm.demo.exact_split import split_exactly

@@ -95,11 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str, optional
-        By default those of the process.
+        By default those of the process, which is then taken to be ours: SIGTERM unwinds it, and
+        torch stays out of it.
     """
     options = build_parser().parse_args(arguments)
+    if arguments is None:
+        signal.signal(signal.SIGTERM, _leave)
+        # TVM imports torch where it is installed, which takes seconds, and no command needs it.
+        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     _log(getattr(options, "verbose", 0))
-    signal.signal(signal.SIGTERM, _leave)
     try:
         options.execute(options)
     except KeyboardInterrupt:

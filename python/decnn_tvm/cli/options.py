@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -51,15 +50,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def load_model(options: argparse.Namespace) -> Network:
     """Load the model that `add_model` asked for."""
-    leave_out_torch()
     from decnn_tvm.frontend import load
 
     return load(options.model, batch=options.batch, shapes=dict(options.shape))
-
-
-def leave_out_torch() -> None:
-    """Keep TVM from importing torch where it is installed: no command uses it."""
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
 
 
 def positive(text: str) -> int:

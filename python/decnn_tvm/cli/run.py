@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
-    leave_out_torch,
     numbers,
     positive,
     positives,
@@ -105,7 +104,6 @@ def _add_samples(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
-    leave_out_torch()
     from decnn_tvm.package import Package
 
     package = Package(options.package)
