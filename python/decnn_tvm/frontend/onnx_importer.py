@@ -58,6 +58,8 @@ class _Importer(ONNXGraphImporter):  # type: ignore[misc]
     def _convert_operator(
         self, op_name: str, inputs: list[relax.Expr], attrs: dict[str, Any], opset: int
     ) -> relax.Expr:
+        if op_name in _WINDOWS:
+            _resolve_auto_pad(op_name, inputs, attrs)
         translate = _TRANSLATIONS.get(op_name)
         if translate is None:
             return super()._convert_operator(op_name, inputs, attrs, opset)
@@ -93,6 +95,33 @@ class _Operands:
         if expr not in self._values:
             raise ModelError("an operand that must be constant depends on the input of the network")
         return np.asarray(self._values[expr].numpy())
+
+
+_WINDOWS = {"Conv", "MaxPool", "AveragePool"}
+
+
+def _resolve_auto_pad(op_name: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> None:
+    """Write SAME_UPPER and SAME_LOWER as the pads that they stand for.
+
+    TVM pads by a loop nest of its own instead, in which no pass recognises a convolution's padding.
+    """
+    mode = attrs.get("auto_pad", "NOTSET")
+    mode = mode.decode() if isinstance(mode, bytes) else mode
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        return
+    spatial = [int(extent) for extent in list(inputs[0].ty.shape)[2:]]
+    ones = [1] * len(spatial)
+    window = list(inputs[1].ty.shape)[2:] if op_name == "Conv" else attrs["kernel_shape"]
+    strides, dilations = attrs.get("strides", ones), attrs.get("dilations", ones)
+    before, after = [], []
+    for size, kernel, stride, dilation in zip(spatial, window, strides, dilations, strict=True):
+        reach = (-(-size // stride) - 1) * stride + (int(kernel) - 1) * dilation + 1
+        total = max(0, reach - size)
+        small, large = total // 2, total - total // 2
+        before.append(small if mode == "SAME_UPPER" else large)
+        after.append(large if mode == "SAME_UPPER" else small)
+    del attrs["auto_pad"]
+    attrs["pads"] = [*before, *after]
 
 
 def _clip(_bb: relax.BlockBuilder, node: _Operands) -> relax.Expr | None:
