@@ -13,8 +13,9 @@ from decnn_tvm.schedules.leftovers import Leftovers
 
 # Layers that must not run without a schedule: by name of their block.
 _LAYERS = {dense.BLOCK, depthwise_convolution.BLOCK, direct_convolution.BLOCK}
-# The first words of the names that TVM's own lowering gives to the blocks of these layers.
-_UNSCHEDULED = ("conv", "group_conv", "depthwise_conv", "DepthwiseConv", "dense")
+# What TVM's own lowering calls the kernels of such layers. Kernels bear their operators' names;
+# the blocks within bear those of variables too, which may say "conv" before a mean.
+_UNSCHEDULED = ("conv", "dense")
 
 
 @tvm.transform.module_pass(opt_level=0, name="decnn.ScheduleKernels")
@@ -42,18 +43,14 @@ class ScheduleKernels:
 def _check_scheduled(mod: tvm.IRModule) -> None:
     for var, func in mod.functions_items():
         if isinstance(func, tirx.PrimFunc) and not func.attrs.get("tirx.is_scheduled", False):
-            layers = [name for name in _block_names(func) if _is_layer(name)]
-            if layers:
+            unscheduled = not _LAYERS.isdisjoint(_block_names(func))
+            if unscheduled or any(word in var.name_hint for word in _UNSCHEDULED):
                 shapes = [tuple(int(extent) for extent in param.shape) for param in func.params]
                 raise CompileError(
-                    f"no schedule for the layer {var.name_hint!r} ({', '.join(layers)}; operands "
-                    f"and result {shapes}); expected a 2-D float32 convolution in NCHW or a "
+                    f"no schedule for the layer {var.name_hint!r} (operands and result "
+                    f"{shapes}); expected a 2-D float32 convolution in NCHW or a "
                     "dense layer"
                 )
-
-
-def _is_layer(name: str) -> bool:
-    return name in _LAYERS or name.startswith(_UNSCHEDULED)
 
 
 def _block_names(func: tirx.PrimFunc) -> list[str]:
