@@ -223,13 +223,14 @@ def test_nothing_is_left_behind(hand_net, tmp_path: Path, number: signal.Signals
     """A coordinator that is interrupted or killed mid-stream leaves no process and no file."""
     script = textwrap.dedent(
         f"""
-        import itertools, numpy as np
+        import time, numpy as np
         from decnn_tvm.runtime.local_cluster import LocalCluster
         x = np.ones((1, 3, 6, 6), np.float32)
         with LocalCluster(2, timeout=30) as cluster:
             with cluster.deploy({str(hand_net.package.path)!r}) as session:
                 print(*cluster.process_ids, flush=True)
-                for _ in session.stream(itertools.repeat(x)):
+                end = time.monotonic() + 60  # ends by itself where the test itself was killed
+                for _ in session.stream(x for _ in iter(lambda: time.monotonic() < end, False)):
                     pass
         """
     )
