@@ -54,19 +54,18 @@ def count_text(count: float) -> str:
 
 
 def print_devices(stats: Sequence[DeviceStats]) -> None:
-    """Print what each device holds and did, per sample."""
+    """Print what each device holds and did, per image."""
     rows = []
     for device in stats:
-        samples = max(1, device.samples)
         rows.append(
             (
                 device.name,
                 ",".join(map(str, device.groups)),
                 f"{device.weight_bytes / MEGA:.1f}",
                 f"{device.peak_bytes / MEGA:.1f}",
-                f"{sum(device.sent_bytes.values()) / samples / MEGA:.3f}",
-                f"{1e3 * device.compute_seconds / samples:.1f}",
-                f"{1e3 * device.wait_seconds / samples:.1f}",
+                f"{device.sent_bytes_per_image / MEGA:.3f}",
+                f"{1e3 * device.compute_seconds_per_image:.1f}",
+                f"{1e3 * device.wait_seconds_per_image:.1f}",
             )
         )
     columns = (
@@ -74,8 +73,8 @@ def print_devices(stats: Sequence[DeviceStats]) -> None:
         "groups",
         "weights MB",
         "peak MB above idle",
-        "sent MB/sample",
-        "compute ms/sample",
-        "wait ms/sample",
+        "sent MB/image",
+        "compute ms/image",
+        "wait ms/image",
     )
     print_table("devices", columns, rows, text=2)

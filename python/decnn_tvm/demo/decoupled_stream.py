@@ -17,12 +17,13 @@ from decnn_tvm.demo.data import Array, imagenet_sample
 from decnn_tvm.demo.exact_split import Comparison
 from decnn_tvm.frontend import load, save_onnx
 from decnn_tvm.runtime import LocalCluster, Session
-from decnn_tvm.runtime.statistics import DeviceStats, TimelineEvent
+from decnn_tvm.runtime.statistics import DeviceStats, EventKind, TimelineEvent
 from decnn_tvm.testing.equality import reference_outputs
 from decnn_tvm.testing.zoo import resnet
 
 PRESET = "resnet50-x1.75"
 WORKERS = 4
+KINDS: tuple[EventKind, ...] = ("compute", "wait", "send", "receive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class StreamReport:
     devices : tuple of DeviceStats
         What each device did in that stream alone.
     timeline : tuple of TimelineEvent
-        Stage runs of that stream.
+        What devices did in that stream: stages, waits, sends and receives.
     """
 
     onnx_file: Path
@@ -96,7 +97,7 @@ def stream_decoupled(
         for _ in session.stream(islice(cycle(samples), images), in_flight=in_flight):
             pass
         seconds = time.perf_counter() - start
-        after, timeline = session.stats(), session.timeline()
+        after, timeline = session.stats(), session.timeline(kinds=KINDS)
     return StreamReport(
         onnx_file=onnx_file,
         logits=Comparison(

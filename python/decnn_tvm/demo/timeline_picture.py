@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from decnn_tvm.runtime.statistics import TimelineEvent
+from decnn_tvm.runtime.statistics import EventKind, TimelineEvent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WINDOW = 6
 """Samples in the picture."""
-BAR = 0.7
-WAITING = "#d9d9d9"
 OTHER = "#a8a8a8"
+WAITING = "#e3e3e3"
+TRANSFERS: Mapping[EventKind, str] = {"send": "#000000", "receive": "#b8860b"}
+_STAGE_HEIGHT, _TRANSFER_HEIGHT, _TRANSFER_OFFSET = 0.66, 0.1, 0.4
 
 
 def window_of(timeline: Sequence[TimelineEvent], samples: int = WINDOW) -> list[int]:
@@ -29,14 +30,14 @@ def window_of(timeline: Sequence[TimelineEvent], samples: int = WINDOW) -> list[
 def draw_timeline(
     timeline: Sequence[TimelineEvent], window: Sequence[int], path: Path, title: str
 ) -> None:
-    """Draw one row per worker: stages coloured by sample, waiting in light grey.
+    """Draw one row per worker: stages coloured by sample, waiting in grey, transfers below.
 
     Parameters
     ----------
     timeline : sequence of TimelineEvent
-        Of one session.
+        Of one session, of all kinds.
     window : sequence of int
-        The samples to colour; they set the limits of the time axis.
+        The samples to colour; their stages set the limits of the time axis.
     path : Path
         The picture.
     title : str
@@ -47,28 +48,24 @@ def draw_timeline(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    chosen = [event for event in timeline if event.sample in window]
+    chosen = [event for event in timeline if event.sample in window and event.kind == "compute"]
     start, end = min(e.start for e in chosen), max(e.end for e in chosen)
     ranks = sorted({event.rank for event in timeline})
     colours = {s: colormaps["tab10"](i % 10) for i, s in enumerate(window)}
-    figure = Figure(figsize=(12, 1.6 + 0.7 * len(ranks)), layout="constrained")
+    figure = Figure(figsize=(12, 1.8 + 0.8 * len(ranks)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for row, rank in enumerate(ranks):
-        events = [e for e in timeline if e.rank == rank and e.end > start and e.start < end]
-        axes.barh(row, 1e3 * (end - start), height=BAR, color=WAITING)
-        for event in events:
-            _bar(axes, row, event, start, end, colours.get(event.sample, OTHER))
+    for event in sorted(timeline, key=lambda e: e.kind != "wait"):  # waiting lies beneath
+        if event.end > start and event.start < end:
+            _bar(axes, ranks.index(event.rank), event, start, end, colours)
     axes.set_yticks(range(len(ranks)), [f"worker {rank}" for rank in ranks])
-    axes.invert_yaxis()
+    axes.set_ylim(len(ranks) - 0.5, -0.5)
     axes.set_xlim(0, 1e3 * (end - start))
     axes.set_xlabel("milliseconds")
     axes.set_title(title)
     labels = [Patch(color=colour, label=f"sample {s}") for s, colour in colours.items()]
-    labels += [
-        Patch(color=OTHER, label="other sample"),
-        Patch(color=WAITING, label="waiting or transfer"),
-    ]
+    labels += [Patch(color=OTHER, label="other"), Patch(color=WAITING, label="waiting")]
+    labels += [Patch(color=colour, label=kind) for kind, colour in TRANSFERS.items()]
     figure.legend(handles=labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=120)
 
@@ -79,18 +76,20 @@ def _bar(
     event: TimelineEvent,
     start: float,
     end: float,
-    colour: object,
+    colours: Mapping[int, object],
 ) -> None:
     left, right = max(event.start, start), min(event.end, end)
+    transfer = TRANSFERS.get(event.kind)
+    stage_colour = WAITING if event.kind == "wait" else colours.get(event.sample, OTHER)
     axes.barh(
-        row,
+        row + _TRANSFER_OFFSET if transfer else row,
         1e3 * (right - left),
         left=1e3 * (left - start),
-        height=BAR,
-        color=colour,
-        edgecolor="white",
+        height=_TRANSFER_HEIGHT if transfer else _STAGE_HEIGHT,
+        color=transfer or stage_colour,
+        edgecolor="white" if event.kind == "compute" else "none",
         linewidth=0.5,
     )
-    if right - left > 0.02 * (end - start):
+    if event.kind == "compute" and right - left > 0.02 * (end - start):
         text = event.stage.removeprefix("stage")
         axes.text(1e3 * ((left + right) / 2 - start), row, text, ha="center", va="center")
