@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import relax, topi
 
 from decnn_tvm.schedules.depthwise_convolution import depthwise_convolution
 from decnn_tvm.schedules.direct_convolution import direct_convolution
@@ -63,6 +63,41 @@ def lower_convolution_1d(builder: relax.BlockBuilder, call: relax.Call) -> relax
         groups=int(attrs.groups),
     )
     return relax.op.squeeze(builder.emit(image), [2])
+
+
+def lower_transposed_convolution(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """Return a transposed convolution as a plain one.
+
+    It reads the input with ``stride - 1`` zeros between pixels and the kernel turned by half a
+    turn, inputs and outputs swapped: ``s**2`` times the arithmetic, but on the fast path.
+    """
+    data, weight = call.args
+    attrs, geometry = call.attrs, _geometry(call.attrs)
+    channels, outputs, *window = (int(extent) for extent in weight.ty.shape)
+    reach = [d * (k - 1) for d, k in zip(geometry["dilation"], window, strict=True)]
+    extra = [int(value) for value in attrs.output_padding]
+    top, left, bottom, right = geometry["padding"]
+    padding = [reach[0] - top, reach[1] - left]
+    padding += [reach[0] - bottom + extra[0], reach[1] - right + extra[1]]
+    layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
+    if layouts != ("NCHW", "IOHW", "NCHW") or min(padding) < 0:
+        return call.op.get_attr("FLegalize")(builder, call)
+    groups = int(attrs.groups)
+    parts = relax.op.reshape(weight, (groups, channels // groups, outputs, *window))
+    swapped = builder.emit(relax.op.permute_dims(builder.emit(parts), [0, 2, 1, 3, 4]))
+    kernel = builder.emit(
+        relax.op.reshape(swapped, (groups * outputs, channels // groups, *window))
+    )
+    for axis in (2, 3):
+        kernel = builder.emit(relax.op.flip(kernel, axis))
+    spread = builder.call_te(topi.nn.dilate, data, [1, 1, *geometry["strides"]])
+    return relax.op.nn.conv2d(
+        builder.emit(spread),
+        kernel,
+        padding=padding,
+        dilation=geometry["dilation"],
+        groups=groups,
+    )
 
 
 def _lower_depthwise(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:

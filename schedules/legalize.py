@@ -13,6 +13,7 @@ from tvm import relax
 from decnn_tvm.schedules.convolution_lowering import (
     lower_convolution,
     lower_convolution_1d,
+    lower_transposed_convolution,
 )
 from decnn_tvm.schedules.dense_lowering import lower_matmul
 
@@ -24,5 +25,6 @@ def legalize_map() -> dict[str, Lowering]:
     return {
         "relax.nn.conv1d": lower_convolution_1d,
         "relax.nn.conv2d": lower_convolution,
+        "relax.nn.conv2d_transpose": lower_transposed_convolution,
         "relax.matmul": lower_matmul,
     }
