@@ -6,8 +6,9 @@ A rule is a pure function of shapes, attributes and the operands' placements. It
 are gathered and it runs replicated. Nothing here changes the IR.
 
 Notation: a tensor with C channels is sharded over G channel groups along an axis; padding channels
-hold finite values that nothing reads, so a rule must not let them become infinite. The rules stand in
-one long file because they are read against each other, and share their few helpers.
+hold finite values that nothing reads, so a rule must not let them become infinite.
+
+The rules stand in one long file: they are read against each other, and share their few helpers.
 """
 
 from __future__ import annotations
