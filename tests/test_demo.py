@@ -54,7 +54,7 @@ def test_the_picture_shows_stages_where_they_ran(tmp_path: Path) -> None:
     with Image.open(tmp_path / "t.png") as image:
         pixels = np.asarray(image.convert("RGB"))
     blue = (pixels == (31, 119, 180)).all(axis=2)  # the first colour of tab10
-    blue[int(0.85 * len(blue)) :] = False  # the legend
+    blue[int(0.7 * len(blue)) :] = False  # the legend
     rows, columns = blue.nonzero()
     left = columns < (columns.min() + columns.max()) / 2
     assert rows[left].max() < rows[~left].min()

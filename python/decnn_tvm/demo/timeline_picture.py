@@ -66,7 +66,7 @@ def draw_timeline(
     labels = [Patch(color=colour, label=f"sample {s}") for s, colour in colours.items()]
     labels += [Patch(color=OTHER, label="other"), Patch(color=WAITING, label="waiting")]
     labels += [Patch(color=colour, label=kind) for kind, colour in TRANSFERS.items()]
-    figure.legend(handles=labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles=labels, loc="outside lower center", ncols=len(labels) // 2, frameon=False)
     figure.savefig(path, dpi=120)
 
 
