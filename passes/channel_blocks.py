@@ -16,6 +16,7 @@ from math import gcd
 import tvm
 from tvm import relax
 
+from decnn_tvm.passes.weights import static_shape
 from decnn_tvm.schedules.blocks import preferred_block
 
 # Operators without an axis: out[i] depends on in[i] alone (or on a broadcast of it).
@@ -45,11 +46,6 @@ def is_feature_map(expr: relax.Expr) -> bool:
     )
 
 
-def shape_of(expr: relax.Expr) -> tuple[int, ...]:
-    """Return the static shape of `expr`."""
-    return tuple(int(extent) for extent in expr.ty.shape)
-
-
 def is_plain_convolution(call: relax.Call) -> bool:
     """Tell whether `call` is a 2-D convolution of NCHW data with OIHW weights."""
     if call.op != tvm.ir.Op.get("relax.nn.conv2d") or not is_feature_map(call.args[0]):
@@ -60,7 +56,7 @@ def is_plain_convolution(call: relax.Call) -> bool:
 
 def is_depthwise(call: relax.Call) -> bool:
     """Tell whether the convolution `call` has one input and one output channel per group."""
-    weight = shape_of(call.args[1])
+    weight = static_shape(call.args[1])
     return int(call.attrs.groups) == weight[0] and weight[1] == 1
 
 
@@ -149,7 +145,7 @@ def choose_blocks(
         if isinstance(binding.value, relax.Call):
             seen.update(_visit(classes, binding.var, binding.value))
     for var, block in boundary.items():
-        classes.restrict(var, shape_of(var)[1])
+        classes.restrict(var, static_shape(var)[1])
         classes.fix(var, block)
     return {var: classes.block(var) for var in seen}
 
@@ -160,13 +156,13 @@ def _visit(classes: _Classes, out: relax.Var, call: relax.Call) -> list[relax.Va
         members = [arg for arg in _flat(call) if _moves(arg) and _same_channels(call, arg)]
         for member in [*members, out]:
             classes.tie(out, member)
-            classes.restrict(member, shape_of(member)[1])
+            classes.restrict(member, static_shape(member)[1])
         return [*members, out]
     if is_plain_convolution(call):
         groups = int(call.attrs.groups)
         ends = [out, call.args[0]] if isinstance(call.args[0], relax.Var) else [out]
         for end in ends:
-            classes.restrict(end, shape_of(end)[1] // groups)
+            classes.restrict(end, static_shape(end)[1] // groups)
         return ends
     return []
 
@@ -181,7 +177,7 @@ def _moves(arg: relax.Expr) -> bool:
 
 
 def _same_channels(call: relax.Call, arg: relax.Expr) -> bool:
-    if call.op == tvm.ir.Op.get("relax.concat") or shape_of(arg)[1] == shape_of(call)[1]:
+    if call.op == tvm.ir.Op.get("relax.concat") or static_shape(arg)[1] == static_shape(call)[1]:
         # A per-channel parameter (1, C, 1, 1) follows the others without a say.
-        return shape_of(arg)[2:] != (1, 1) or shape_of(call)[2:] == (1, 1)
+        return static_shape(arg)[2:] != (1, 1) or static_shape(call)[2:] == (1, 1)
     return False

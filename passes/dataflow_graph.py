@@ -138,6 +138,23 @@ def convolution(value: Any) -> Any:
     return value if nchw else None
 
 
+def convolve(data: relax.Expr, weight: relax.Expr, like: relax.Call, groups: int) -> relax.Call:
+    """Return a convolution of `data` by `weight` with the attributes of `like`, but `groups`."""
+    attrs = like.attrs
+    return relax.op.nn.conv2d(
+        data,
+        weight,
+        strides=attrs.strides,
+        padding=attrs.padding,
+        dilation=attrs.dilation,
+        groups=groups,
+        data_layout=attrs.data_layout,
+        kernel_layout=attrs.kernel_layout,
+        out_layout=attrs.out_layout,
+        out_dtype=attrs.out_dtype,
+    )
+
+
 def is_depthwise(call: relax.Call) -> bool:
     """Tell whether a convolution has one input channel per group, and several groups."""
     return int(call.attrs.groups) > 1 and shape_of(call.args[1])[1] == 1

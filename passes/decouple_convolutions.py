@@ -29,6 +29,7 @@ from decnn_tvm.passes.dataflow_graph import (
     DataflowGraph,
     classifier_convolutions,
     convolution,
+    convolve,
     layer_name,
     op_name,
     read_graph,
@@ -141,29 +142,12 @@ def _rewrite(
                 taken = relax.op.take(data, relax.const(orders[source]), axis=1)
                 ordered[source] = builder.emit(taken)
             data = ordered[source]
-        return convolve(data, value, groups)
+        return convolve(data, value.args[1], value, groups)
 
     used = {old: new for old, new in news.items() if shape_of(old) != shape_of(new)}
     rewritten = rewrite_bindings(func, rewrite, used)
     params = {used.get(old, old): weights[old.name] for old in olds}
     return with_weights(rewritten, inputs_of(func), params).with_attr("decnn.groups", groups)
-
-
-def convolve(data: relax.Expr, like: relax.Call, groups: int) -> relax.Call:
-    """Return a convolution of `data` with the weight and attributes of `like`, but `groups`."""
-    a = like.attrs
-    return relax.op.nn.conv2d(
-        data,
-        like.args[1],
-        strides=a.strides,
-        padding=a.padding,
-        dilation=a.dilation,
-        groups=groups,
-        data_layout=a.data_layout,
-        kernel_layout=a.kernel_layout,
-        out_layout=a.out_layout,
-        out_dtype=a.out_dtype,
-    )
 
 
 def decoupled_layers(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tvm import relax
 
-from decnn_tvm.passes.channel_blocks import shape_of
+from decnn_tvm.passes.weights import static_shape
 
 
 def block_channels(value: relax.Expr, block: int, *, always: bool = False) -> relax.Expr:
@@ -15,7 +15,7 @@ def block_channels(value: relax.Expr, block: int, *, always: bool = False) -> re
     """
     if block == 1 and not always:
         return value
-    n, c, h, w = shape_of(value)
+    n, c, h, w = static_shape(value)
     if h * w == 1 or block == 1:
         return relax.op.reshape(value, (n, c // block, h, w, block))
     parts = relax.op.reshape(value, (n, c // block, block, h, w))
@@ -24,7 +24,7 @@ def block_channels(value: relax.Expr, block: int, *, always: bool = False) -> re
 
 def restore_channels(value: relax.Expr) -> relax.Expr:
     """Return `value` (N, C/b, H, W, b) as (N, C, H, W)."""
-    n, c, h, w, block = shape_of(value)
+    n, c, h, w, block = static_shape(value)
     if h * w > 1:
         value = relax.op.permute_dims(value, [0, 1, 4, 2, 3])
     return relax.op.reshape(value, (n, c * block, h, w))
@@ -32,7 +32,7 @@ def restore_channels(value: relax.Expr) -> relax.Expr:
 
 def block_weight(value: relax.Expr, in_block: int, out_block: int) -> relax.Expr:
     """Return `value` (O, I, KH, KW) as (O/o, I/i, KH, KW, i, o), without a block that is 1."""
-    o, i, kh, kw = shape_of(value)
+    o, i, kh, kw = static_shape(value)
     parts = (o // out_block, out_block, i // in_block, in_block, kh, kw)
     order = [0, 2, 4, 5] + ([3] if in_block > 1 else []) + ([1] if out_block > 1 else [])
     shape = [parts[axis] for axis in order]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
+from decnn_tvm.passes.dataflow_graph import convolve
 from decnn_tvm.passes.placement_rules import sliced_axes
 from decnn_tvm.passes.weights import is_call, static_shape
 from decnn_tvm.plan import Placement, Sharded
@@ -80,20 +81,10 @@ def _concat_by_group(
 def _group_convolution(
     call: relax.Call, args: list[relax.Expr], operand: Placement | None
 ) -> relax.Expr:
-    attrs = call.attrs
-    groups = int(attrs.groups)
+    groups = int(call.attrs.groups)
     if isinstance(operand, Sharded):
         groups = static_shape(args[0])[1] // static_shape(args[1])[1]
-    return relax.op.nn.conv2d(
-        *args,
-        strides=attrs.strides,
-        padding=attrs.padding,
-        dilation=attrs.dilation,
-        groups=groups,
-        data_layout=attrs.data_layout,
-        kernel_layout=attrs.kernel_layout,
-        out_layout=attrs.out_layout,
-    )
+    return convolve(args[0], args[1], call, groups)
 
 
 def _reshape(

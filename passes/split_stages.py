@@ -142,9 +142,8 @@ class _Planner:
     def _leaves(self, var: relax.Var, inside: set[relax.Var]) -> list[str]:
         """Return the names under which `var` leaves its stage."""
         names = []
-        for user, value in self.graph.bound.items():
-            if var not in self.graph.read_by(value):
-                continue
+        for user in self.graph.readers[var]:
+            value = self.graph.bound[user]
             if user in self.moves:
                 names.append(self.moves[user].source)
             elif user not in inside and isinstance(value, relax.Call | relax.TupleGetItem):
@@ -155,7 +154,6 @@ class _Planner:
         graph = self.graph
         crossing = {n for s in stages for n in (*s.inputs, *s.outputs)}
         crossing |= {v.name for v in (*inputs_of(graph.func), *graph.outputs())}
-        crossing |= {v.name for v in inputs_of(graph.func)}
         crossing |= {n for m in self.moves.values() for n in (m.source, m.target)}
         dtypes = {t.name: graph.wire_dtype(t) for t in self.moves}
         values = []
@@ -164,7 +162,7 @@ class _Planner:
             placement = graph.placements.get(var.name, Host())
             for name, dtype in {
                 var.name: dtypes.get(var.name, own),
-                f"{var.name}.float16": "float16",
+                f"{var.name}.{graph.wire}": graph.wire,
             }.items():
                 if name in crossing:
                     shape = static_shape(var)

@@ -20,6 +20,7 @@ from decnn_tvm.plan import (
     Placement,
     Replicated,
     Sharded,
+    local_shape,
     placement_from_json,
 )
 
@@ -44,6 +45,9 @@ class StageGraph:
         The function that `PropagatePlacement` gave.
     wire : str
         Element type of exchanged activations.
+
+    `level` is the stage of each variable, -1 for inputs; `readers` the variables bound to what
+    reads it, in order.
     """
 
     func: relax.Function
@@ -54,6 +58,7 @@ class StageGraph:
     shards: dict[str, WeightShard] = field(init=False)
     bound: dict[relax.Var, relax.Expr] = field(init=False)
     level: dict[relax.Var, int] = field(init=False)
+    readers: dict[relax.Var, list[relax.Var]] = field(init=False)
 
     def __post_init__(self) -> None:
         attrs = self.func.attrs
@@ -70,6 +75,10 @@ class StageGraph:
         for var, value in self.bound.items():
             levels = [self.level[v] for v in self.read_by(value)]
             self.level[var] = max(levels, default=0) + is_movement(value)
+        self.readers = {var: [] for var in self.level}
+        for var, value in self.bound.items():
+            for source in dict.fromkeys(self.read_by(value)):
+                self.readers[source].append(var)
 
     def read_by(self, value: relax.Expr) -> list[relax.Var]:
         """Return the activations that `value` reads."""
@@ -115,7 +124,8 @@ class StageGraph:
         if source in self.bound and is_movement(self.bound[source]):
             return str(source.name)
         dtype = self.wire_dtype(target)
-        return f"{source.name}" if dtype == str(source.ty.dtype) else f"{source.name}.{dtype}"
+        name = str(source.name)
+        return name if dtype == str(source.ty.dtype) else f"{name}.{dtype}"
 
     def movement(self, target: relax.Var) -> Movement:
         """Return the movement that binds `target`."""
@@ -136,10 +146,7 @@ class StageGraph:
 
     def local_shape(self, var: relax.Var, group_count: int) -> tuple[int, ...]:
         """Return the shape of `var` on a device with `group_count` groups."""
-        shape, placement = list(static_shape(var)), self.placement(var)
-        if isinstance(placement, Sharded):
-            shape[placement.axis] = placement.extent * group_count
-        return tuple(shape)
+        return local_shape(static_shape(var), self.placement(var), group_count)
 
 
 def _kind(source: Placement, target: Placement) -> str:

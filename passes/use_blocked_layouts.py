@@ -40,9 +40,9 @@ from decnn_tvm.passes.channel_blocks import (
     is_plain_convolution,
     is_spatial_reduction,
     keeps_channels,
-    shape_of,
 )
 from decnn_tvm.passes.layout_changes import block_channels, block_weight, restore_channels
+from decnn_tvm.passes.weights import static_shape
 
 INPUT_BLOCKS = "decnn.input_blocks"
 OUTPUT_BLOCKS = "decnn.output_blocks"
@@ -164,7 +164,9 @@ class _Rewriter(PyExprMutator):  # type: ignore[misc]
                 f"{len(variables)}"
             )
         for var, block in zip(variables, blocks, strict=True):
-            if block != 1 and (not is_feature_map(var) or block < 1 or shape_of(var)[1] % block):
+            if block != 1 and (
+                not is_feature_map(var) or block < 1 or static_shape(var)[1] % block
+            ):
                 raise CompileError(
                     f"function {self.name!r}: {key} asks for blocks of {block} channels of "
                     f"{var.name!r}, whose type is {var.ty}; expected a divisor of its channels"
@@ -172,7 +174,7 @@ class _Rewriter(PyExprMutator):  # type: ignore[misc]
         return list(zip(variables, blocks, strict=True))
 
     def _param(self, var: relax.Var, block: int) -> relax.Var:
-        shape = shape_of(var) if block > 1 else ()
+        shape = static_shape(var) if block > 1 else ()
         if block > 1:
             n, c, h, w = shape
             new = relax.Var(var.name, relax.TensorType((n, c // block, h, w, block), var.ty.dtype))
@@ -243,7 +245,7 @@ class _Rewriter(PyExprMutator):  # type: ignore[misc]
 
     def _reduce_to_matrix(self, call: relax.Call) -> relax.Expr:
         kept = self._emit(self._reduction(call, self.blocks[call.args[0]]))
-        return self._emit(relax.op.reshape(kept, shape_of(call)))
+        return self._emit(relax.op.reshape(kept, static_shape(call)))
 
     def _elementwise(self, call: relax.Call, block: int) -> relax.Expr:
         args = [
@@ -260,11 +262,11 @@ class _Rewriter(PyExprMutator):  # type: ignore[misc]
         """Return the operand `arg` of a blocked operator, whatever broadcasts kept."""
         if not isinstance(arg.ty, relax.TensorType) or arg.ty.ndim == 0:
             return self.visit_expr(arg)
-        if isinstance(arg, relax.Var) and is_feature_map(arg) and shape_of(arg)[1] % block == 0:
+        if isinstance(arg, relax.Var) and is_feature_map(arg) and static_shape(arg)[1] % block == 0:
             return self.read(arg, block)
         if block == 1:
             return self.visit_expr(arg)
-        n, c, h, w = (1,) * (4 - arg.ty.ndim) + shape_of(arg)
+        n, c, h, w = (1,) * (4 - arg.ty.ndim) + static_shape(arg)
         inner = 1 if c == 1 else block
         value = self._emit(relax.op.reshape(self.visit_expr(arg), (n, c, h, w)))
         return self._emit(block_channels(value, inner, always=True))

@@ -28,6 +28,7 @@ from decnn_tvm.passes.channel_axes import ChannelAxes, ChannelAxis, WeightAxis
 from decnn_tvm.passes.dataflow_graph import (
     DataflowGraph,
     convolution,
+    convolve,
     is_depthwise,
     op_name,
     read_graph,
@@ -38,7 +39,6 @@ from decnn_tvm.passes.decouple_convolutions import (
     Origin,
     check_groups,
     check_origin,
-    convolve,
     he_normal,
     reset_normalisation,
 )
@@ -227,7 +227,7 @@ def _rewrite(
             return relax.op.reshape(value.args[0], shape)
         call = convolution(value)
         if call is not None and is_depthwise(call):
-            return convolve(call.args[0], call, shape_of(call.args[0])[1])
+            return convolve(call.args[0], call.args[1], call, shape_of(call.args[0])[1])
         return value
 
     rewritten = rewrite_bindings(graph.func, rewrite, news)

@@ -71,6 +71,15 @@ class Sharded:
 Placement: TypeAlias = Replicated | Partial | Host | Sharded
 
 
+def local_shape(shape: tuple[int, ...], placement: Placement, group_count: int) -> tuple[int, ...]:
+    """Return the shape of a tensor on a device that owns `group_count` channel groups."""
+    if not isinstance(placement, Sharded):
+        return shape
+    local = list(shape)
+    local[placement.axis] = placement.extent * group_count
+    return tuple(local)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
     """A tensor at a stage boundary.
@@ -99,11 +108,7 @@ class Value:
 
     def local_shape(self, group_count: int) -> tuple[int, ...]:
         """Logical shape on a device that owns `group_count` groups."""
-        if not isinstance(self.placement, Sharded):
-            return self.shape
-        shape = list(self.shape)
-        shape[self.placement.axis] = self.placement.extent * group_count
-        return tuple(shape)
+        return local_shape(self.shape, self.placement, group_count)
 
     def physical_shape(self, group_count: int) -> tuple[int, ...]:
         """Shape of the stage function's argument on a device with `group_count` groups."""

@@ -17,7 +17,7 @@ from decnn_tvm.errors import PackageError
 from decnn_tvm.plan import Host, Indices, Plan
 from decnn_tvm.runtime.arrivals import Arrival, Look
 from decnn_tvm.runtime.steps import Move, moves_of, oldest_first, steps_of, uses_of
-from decnn_tvm.runtime.tensors import Array, aligned_zeros, nbytes_of, payload_of
+from decnn_tvm.runtime.tensors import Array, aligned_zeros, payload_of
 from decnn_tvm.runtime.wire import Buffer, Message, WireError
 from decnn_tvm.transfers import HOST, Transfer
 
@@ -102,16 +102,6 @@ class Executor:
     def oldest_open(self) -> int | None:
         """The oldest sample under way."""
         return min(self._samples, default=None)
-
-    @property
-    def largest_message(self) -> int:
-        """Bytes of the largest payload that may arrive."""
-        sizes = [
-            nbytes_of(self._looks[move.index, t.source, t.target].source, t)
-            for move in self.moves.values()
-            for t in move.incoming
-        ]
-        return max(sizes, default=0)
 
     def provide(self, sample: int, inputs: dict[str, Array]) -> None:
         """Start `sample` at the coordinator with its inputs."""

@@ -102,13 +102,6 @@ class Moved:
         return slice(start // self.block, (start + length) // self.block)
 
 
-def nbytes_of(source: Moved, transfer: Transfer) -> int:
-    """Return the payload bytes of a transfer from a tensor that looks like `source`."""
-    outer, _, inner = source.view_shape
-    channels = sum(run.length for run in transfer.runs)
-    return outer * channels * (inner // source.block) * source.itemsize
-
-
 def payload_of(source: Moved, array: Array, transfer: Transfer) -> list[Buffer]:
     """Return the payload of `transfer`: views of `array` where runs are contiguous."""
     view = source.view(array)
