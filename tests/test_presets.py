@@ -64,10 +64,14 @@ def test_cost_of_residual_presets(preset, gmac, params):
 
 
 @pytest.mark.parametrize(
-    ("preset", "gmac", "params"), [("vgg16_bn", 11.46, 10.5), ("alexnet", 0.676, 2.20)]
+    ("preset", "gmac", "params", "classifier"),
+    [("vgg16_bn", 11.46, 10.5, 123.6), ("alexnet", 0.676, 2.20, 58.6)],
 )
-def test_cost_of_plain_presets(preset, gmac, params):
-    macs, weights, _dense = _cost(_decoupled(preset).function)
+def test_cost_of_plain_presets(preset, gmac, params, classifier):
+    # One image: a dense layer's MACs are its weights (VGG-16: 0.124 G).
+    network = decouple(load(zoo.MODELS[preset]()), preset=preset)
+    macs, weights, dense = _cost(network.function)
+    assert dense == pytest.approx(classifier, abs=0.051)
     assert macs == pytest.approx(gmac, abs=10.0 ** -(2 if gmac > 1 else 3) * 0.51)
     assert weights == pytest.approx(params, abs=0.051 if params > 10 else 0.0051)
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,6 +239,12 @@ def test_a_worker_that_hangs(command: Command, folder: Path) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.org"])
 def test_a_worker_stays_on_loopback(command: Command, host: str) -> None:
     refused(command, ["worker", "--host", host], 2, host, "--insecure")
+
+
+def test_the_bare_worker_stays_on_loopback() -> None:
+    worker = [sys.executable, "-m", "decnn_tvm.runtime.worker", "--host", "0.0.0.0"]
+    done = subprocess.run(worker, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "--insecure" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# mypy: disable-error-code="valid-type"
 from __future__ import annotations
 
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
+from tvm.script import ir as I
+from tvm.script import relax as R
 
 from decnn_tvm.errors import DecoupleError
 from decnn_tvm.passes import InsertChannelShuffle
@@ -13,6 +16,52 @@ from decnn_tvm.passes.dataflow_graph import layer_name, read_graph, shape_of
 from decnn_tvm.passes.insert_channel_shuffle import channel_shuffle
 from decnn_tvm.passes.shuffle_places import shuffle_places
 from decnn_tvm.testing import zoo
+from tests.modules import drawn, with_values
+
+
+@I.ir_module
+class Before:
+    @R.function
+    def main(
+        x: R.Tensor((1, 3, 6, 6), "float32"),
+        stem: R.Tensor((8, 3, 1, 1), "float32"),
+        a: R.Tensor((8, 8, 3, 3), "float32"),
+        b: R.Tensor((8, 8, 3, 3), "float32"),
+    ) -> R.Tensor((1, 8, 2, 2), "float32"):
+        with R.dataflow():
+            s = R.nn.conv2d(x, stem)
+            y = R.nn.conv2d(s, a)
+            z = R.nn.relu(y)
+            out = R.nn.conv2d(z, b)
+            R.output(out)
+        return out
+
+
+@I.ir_module
+class Expected:
+    @R.function
+    def main(
+        x: R.Tensor((1, 3, 6, 6), "float32"),
+        stem: R.Tensor((8, 3, 1, 1), "float32"),
+        a: R.Tensor((8, 8, 3, 3), "float32"),
+        b: R.Tensor((8, 8, 3, 3), "float32"),
+    ) -> R.Tensor((1, 8, 2, 2), "float32"):
+        with R.dataflow():
+            s = R.nn.conv2d(x, stem)
+            y = R.nn.conv2d(s, a)
+            relu = R.nn.relu(y)
+            parts = R.reshape(relu, R.shape([1, 4, 2, 4, 4]))
+            swapped = R.permute_dims(parts, axes=[0, 2, 1, 3, 4])
+            z = R.reshape(swapped, R.shape([1, 8, 4, 4]))
+            out = R.nn.conv2d(z, b)
+            R.output(out)
+        return out
+
+
+def test_shuffle_follows_the_activation() -> None:
+    weights = [drawn(8, 3, 1, 1), drawn(8, 8, 3, 3), drawn(8, 8, 3, 3)]
+    shuffled = InsertChannelShuffle(groups=2, after=1)(with_values(Before, *weights))
+    tvm.ir.assert_structural_equal(shuffled, with_values(Expected, *weights))
 
 
 def _shuffled(order, data, groups):

