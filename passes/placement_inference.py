@@ -122,7 +122,11 @@ def _bind(
     )
     context = Context(groups=found.groups, preferred=preferred, gathered=gathered)
     rule = rule_for(value)
-    decision = rule(value, args, context) if rule else "no placement rule"
+    decision: Decision | str = "no placement rule"
+    if found.groups == 1:
+        decision = whole(args)  # one group holds everything: nothing needs to move
+    elif rule is not None:
+        decision = rule(value, args, context)
     if isinstance(decision, str):
         name = getattr(value.op, "name", value.op)
         logger.info("%s (%s) runs replicated: %s", var.name, name, decision)

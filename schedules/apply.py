@@ -8,11 +8,21 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.base import ApplyDefaultSchedule
 
 from decnn_tvm.errors import CompileError
-from decnn_tvm.schedules import dense, depthwise_convolution, direct_convolution
+from decnn_tvm.schedules import (
+    dense,
+    depthwise_convolution,
+    direct_convolution,
+    winograd_convolution,
+)
 from decnn_tvm.schedules.leftovers import Leftovers
 
 # Layers that must not run without a schedule: by name of their block.
-_LAYERS = {dense.BLOCK, depthwise_convolution.BLOCK, direct_convolution.BLOCK}
+_LAYERS = {
+    dense.BLOCK,
+    depthwise_convolution.BLOCK,
+    direct_convolution.BLOCK,
+    winograd_convolution.BLOCK,
+}
 # What TVM's own lowering calls the kernels of such layers. Kernels bear their operators' names;
 # the blocks within bear those of variables too, which may say "conv" before a mean.
 _UNSCHEDULED = ("conv", "dense")
@@ -32,6 +42,7 @@ class ScheduleKernels:
         """
         layers = ApplyDefaultSchedule(
             direct_convolution.DirectConvolution(),
+            winograd_convolution.WinogradConvolution(),
             depthwise_convolution.DepthwiseConvolution(),
             dense.Dense(),
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lower ``relax.nn.conv2d`` in plain or blocked layouts to direct or depthwise convolutions."""
+"""Lower ``relax.nn.conv2d`` to direct, Winograd or depthwise convolutions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ from decnn_tvm.schedules.depthwise_convolution import depthwise_convolution
 from decnn_tvm.schedules.direct_convolution import direct_convolution
 from decnn_tvm.schedules.register_tiles import TileProblem, choose_tile
 from decnn_tvm.schedules.vectors import round_lanes, vector_lanes, vector_registers
+from decnn_tvm.schedules.winograd_choice import WinogradPlan, choose_winograd
+from decnn_tvm.schedules.winograd_convolution import (
+    KERNEL,
+    transform_weight,
+    winograd_convolution,
+)
 
 # The number of an "out-elementwise-fusable" function in TVM's fusion: it takes an epilogue.
 TAKES_EPILOGUE = 4
 
 
-def lower_convolution(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    """Return the lowering of the convolution `call`."""
+def lower_convolution(
+    builder: relax.BlockBuilder, call: relax.Call, *, winograd: bool = False
+) -> relax.Expr:
+    """Return the lowering of the convolution `call`, by Winograd's method if allowed and faster."""
     data, weight = call.args
     attrs = call.attrs
     if not _is_channel_first(attrs.data_layout) or data.ty.dtype != "float32":
@@ -28,6 +36,9 @@ def lower_convolution(builder: relax.BlockBuilder, call: relax.Call) -> relax.Ex
         return _lower_depthwise(builder, call)
     out_block = _block(call.ty.shape)
     groups = int(attrs.groups)
+    plan = _winograd_plan(call) if winograd else None
+    if plan is not None:
+        return _lower_winograd(builder, call, plan)
     weight, lanes = _whole_vectors(builder, weight, groups, out_block)
     channels = int(call.ty.shape[1]) * out_block
     kernel = partial(
@@ -124,6 +135,44 @@ def _lower_depthwise(builder: relax.BlockBuilder, call: relax.Call) -> relax.Exp
     )
 
 
+def _winograd_plan(call: relax.Call) -> WinogradPlan | None:
+    """Return the plan for a convolution that Winograd's method can compute, if it pays."""
+    weight = [int(extent) for extent in call.args[1].ty.shape]
+    geometry = _geometry(call.attrs)
+    plain = geometry["strides"] == geometry["dilation"] == [1, 1]
+    if len(weight) != 6 or weight[2:4] != [KERNEL, KERNEL] or not plain:
+        return None
+    _, chunks, _, _, in_block, out_block = weight
+    if in_block % _lanes() or out_block % _lanes():
+        return None
+    outputs = int(call.ty.shape[1]) * out_block // int(call.attrs.groups)
+    return choose_winograd(
+        _problem(call, call.args[1], out_block), chunks * in_block, outputs, _lanes()
+    )
+
+
+def _lower_winograd(
+    builder: relax.BlockBuilder, call: relax.Call, plan: WinogradPlan
+) -> relax.Expr:
+    data, weight = call.args
+    packed = builder.emit_te(transform_weight, weight, primfunc_name_hint="winograd_weight")
+    kernel = partial(
+        winograd_convolution,
+        padding=_geometry(call.attrs)["padding"],
+        groups=int(call.attrs.groups),
+        tile=plan.tile,
+        band=plan.band,
+        vector=_lanes(),
+    )
+    return builder.call_te(
+        kernel,
+        data,
+        packed,
+        primfunc_name_hint="conv2d_winograd",
+        primfunc_attrs={"op_pattern": TAKES_EPILOGUE},
+    )
+
+
 def _problem(call: relax.Call, weight: relax.Expr, lanes: int) -> TileProblem:
     blocks, chunks, kh, kw, *inner, _ = (int(extent) for extent in weight.ty.shape)
     data = [int(extent) for extent in call.args[0].ty.shape]
@@ -137,6 +186,7 @@ def _problem(call: relax.Call, weight: relax.Expr, lanes: int) -> TileProblem:
         steps=chunks * kh * kw * (inner[0] if inner else 1),
         registers=_registers(),
         copied=0.0 if copied else size / _lanes(),
+        input_bytes=4 * size,
     )
 
 

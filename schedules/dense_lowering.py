@@ -10,7 +10,7 @@ from tvm import relax
 
 from decnn_tvm.schedules.convolution_lowering import TAKES_EPILOGUE, pad_axis
 from decnn_tvm.schedules.dense import dense
-from decnn_tvm.schedules.register_tiles import CHAINS, SPARE_REGISTERS
+from decnn_tvm.schedules.register_tiles import CHAINS
 from decnn_tvm.schedules.vectors import vector_lanes, vector_registers
 
 
@@ -24,7 +24,7 @@ def lower_matmul(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     features, outputs = (int(extent) for extent in weight.ty.shape)
     lanes = vector_lanes(target)
     vectors = _vectors(outputs, lanes)
-    room = max(1, (vector_registers(target) - SPARE_REGISTERS) // vectors - 1)
+    room = max(1, vector_registers(target) // vectors - 1)
     rows = max(size for size in range(1, room + 1) if batch % size == 0)
     blocks = -(-outputs // (vectors * lanes))
     padded = pad_axis(builder, weight, 1, blocks * vectors * lanes)

@@ -11,10 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-# Registers for broadcast values; the weight vectors of a step take one each besides.
-SPARE_REGISTERS = 1
 # Fused multiply-adds under way at once that hide their latency: 4 cycles on 2 ports.
 CHAINS = 8
+# A tensor that outgrows the cache streams from memory, at so many bytes per cycle: 12 of them came
+# from the L3 of a Sapphire Rapids. 1 MiB is the L2 of a Cortex-A72 cluster and half of that core's.
+CACHE_BYTES = 1 << 20
+STREAM_BYTES = 8.0
 # Cycles per vector copied into a padded input: a load, a store and their cache misses.
 COPY_CYCLES = 2.0
 MAX_ROWS = 4
@@ -44,10 +46,12 @@ class TileProblem:
     steps
         Length of the reduction.
     registers
-        Vector registers of the target.
+        Vector registers of the target, without those that broadcast values need.
     copied
         Vectors that a copy of the input takes if the output must be extended; 0 if it is copied
         anyway.
+    input_bytes
+        Size of the input, which is read once for each tile of channel blocks.
     """
 
     height: int
@@ -57,6 +61,12 @@ class TileProblem:
     steps: int
     registers: int
     copied: float = 0.0
+    input_bytes: int = 0
+
+
+def streaming_cycles(size: float) -> float:
+    """Estimate the cycles for reading `size` bytes once, where they outgrow the cache."""
+    return size / STREAM_BYTES if size > CACHE_BYTES else 0.0
 
 
 def choose_tile(problem: TileProblem) -> Tile:
@@ -74,12 +84,13 @@ def cycles(problem: TileProblem, tile: Tile) -> float:
     count = rows * columns * (problem.blocks // tile.blocks)
     extended = problem.height % tile.rows or problem.width % tile.columns
     copy = COPY_CYCLES * problem.copied if extended else 0.0
+    passes = problem.blocks // tile.blocks * streaming_cycles(problem.input_bytes)
     # Storing and the epilogue: about two cycles per vector.
-    return count * (problem.steps * work + 2 * pixels * vectors) + copy
+    return count * (problem.steps * work + 2 * pixels * vectors) + copy + passes
 
 
 def _candidates(problem: TileProblem) -> list[Tile]:
-    room = max(2, (problem.registers - SPARE_REGISTERS) // problem.vectors)
+    room = max(2, problem.registers // problem.vectors)
     shapes = product(
         range(1, min(MAX_ROWS, problem.height) + 1),
         range(1, min(room - 1, problem.width) + 1),

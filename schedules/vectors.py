@@ -16,10 +16,15 @@ def vector_lanes(target: tvm.target.Target) -> int:
 
 
 def vector_registers(target: tvm.target.Target) -> int:
-    """Return the number of vector registers of `target`."""
-    # AVX-512 and AArch64 have 32, AVX2 and SSE 16.
+    """Return the number of vector registers of `target` for sums and weights.
+
+    AVX-512 and AArch64 have 32, AVX2 and SSE 16. One is left out for the value that is broadcast,
+    save with AVX-512, whose multiply-add broadcasts straight from memory.
+    """
+    if vector_lanes(target) >= 16:
+        return 32
     triple = str(target.attrs.get("mtriple") or codegen.llvm_get_system_triple())
-    return 32 if triple.startswith(("aarch64", "arm64")) or vector_lanes(target) >= 16 else 16
+    return 31 if triple.startswith(("aarch64", "arm64")) else 15
 
 
 def round_lanes(size: int, lanes: int) -> int:

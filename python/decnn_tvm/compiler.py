@@ -48,6 +48,7 @@ def compile_network(
     all_shares: bool = False,
     targets: Sequence[TargetLike] = ("host",),
     wire: str = "float32",
+    winograd: bool | None = None,
     progress: Progress | None = None,
 ) -> Package:
     """Compile `network` for several devices and write the package to the folder `out`.
@@ -69,6 +70,10 @@ def compile_network(
         What to compile for; see `decnn_tvm.targets.resolve_target`.
     wire : {"float32", "float16"}
         Element type of exchanged activations.
+    winograd : bool, optional
+        Compute wide 3 x 3 convolutions by Winograd's method where it is faster. Their weights take
+        4 times the memory then. By default only where the network is not decoupled: one that is
+        was made for little memory.
     progress : callable, optional
         Told of every step.
 
@@ -82,6 +87,7 @@ def compile_network(
     path = Path(out)
     _check_replaceable(path)
     groups, counts = _group_counts(network, workers, shares, all_shares)
+    winograd = network.groups is None if winograd is None else winograd
     resolved = _by_folder([resolve_target(target) for target in targets])
     report = _Reporter(progress, 2 + len(resolved) * len(counts))
     report.step("placement")
@@ -90,7 +96,7 @@ def compile_network(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / "package"
-        _write(draft, split, resolved, report)
+        _write(draft, split, resolved, winograd, report)
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
@@ -113,6 +119,7 @@ def _write(
     draft: Path,
     split: Mapping[int, tvm.IRModule],
     targets: Mapping[str, CpuTarget],
+    winograd: bool,
     report: _Reporter,
 ) -> None:
     """Write a package from the stages for each number of groups on a device."""
@@ -124,7 +131,7 @@ def _write(
         paths = {count: f"lib/{folder}/groups{count}.so" for count in split}
         for count, module in split.items():
             report.step(f"{count} of {plan.groups} groups for {target.name}")
-            _build(module, target, draft / paths[count])
+            _build(module, target, draft / paths[count], winograd=winograd)
         libraries[folder] = _target_libraries(target, paths)
         names += paths.values()
     report.step("package")
@@ -141,10 +148,11 @@ def _slices(split: tvm.IRModule) -> dict[str, list[Any]]:
     return {str(name): [tensor.numpy() for tensor in pieces] for name, pieces in weights.items()}
 
 
-def _build(split: tvm.IRModule, target: CpuTarget, path: Path) -> None:
+def _build(split: tvm.IRModule, target: CpuTarget, path: Path, *, winograd: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     bare = split.without_attr("decnn.weights").without_attr("decnn.plan")
-    link_shared_library(build_stages(bare, target.target), path, target.machine)
+    stages = build_stages(bare, target.target, winograd=winograd)
+    link_shared_library(stages, path, target.machine)
 
 
 def _target_libraries(target: CpuTarget, paths: dict[int, str]) -> TargetLibraries:

@@ -26,7 +26,9 @@ from decnn_tvm.schedules.legalize import legalize_map
 __all__ = ["build_stages", "preferred_block"]
 
 
-def build_stages(mod: tvm.IRModule, target: tvm.target.Target) -> relax.VMExecutable:
+def build_stages(
+    mod: tvm.IRModule, target: tvm.target.Target, *, winograd: bool = False
+) -> relax.VMExecutable:
     """Compile every Relax function of `mod`.
 
     Parameters
@@ -38,6 +40,9 @@ def build_stages(mod: tvm.IRModule, target: tvm.target.Target) -> relax.VMExecut
         tensor that comes in or goes out as ``NCHW{b}c``; 1 stands for the plain layout.
     target
         CPU to compile for.
+    winograd
+        Compute wide 3 x 3 convolutions by Winograd's method where it is faster. Their packed
+        weights are then 4 times as large.
 
     Returns
     -------
@@ -50,7 +55,7 @@ def build_stages(mod: tvm.IRModule, target: tvm.target.Target) -> relax.VMExecut
         If there is no code for an operator or a layer.
     """
     with target:
-        mod = tvm.transform.Sequential([*layout_passes(), *kernel_passes()])(mod)
+        mod = tvm.transform.Sequential([*layout_passes(), *kernel_passes(winograd=winograd)])(mod)
         _check_lowered(mod)
         mod = tvm.transform.Sequential([*fusion_passes(), ScheduleKernels()])(mod)
     return tvm.compile(mod, target=target)
@@ -65,10 +70,10 @@ def layout_passes() -> list[tvm.transform.Pass]:
     ]
 
 
-def kernel_passes() -> list[tvm.transform.Pass]:
+def kernel_passes(*, winograd: bool = False) -> list[tvm.transform.Pass]:
     """Return the passes that turn operators into loops and split off the packing of weights."""
     return [
-        relax.transform.LegalizeOps(legalize_map()),
+        relax.transform.LegalizeOps(legalize_map(winograd=winograd)),
         relax.transform.LiftTransformParams(),
     ]
 

@@ -30,6 +30,7 @@ def test_dense_network_is_split_exactly(name: str, workers: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("name", zoo.MODELS)
 def test_full_size_dense_network_is_split_exactly(name: str, workers: int) -> None:
@@ -55,6 +56,7 @@ def test_network_decoupled_in_two_is_split_exactly(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("groups", [2, 4])
 @pytest.mark.parametrize("name", DECOUPLED)
 def test_full_size_decoupled_network_is_split_exactly(name: str, groups: int) -> None:

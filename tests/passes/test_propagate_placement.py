@@ -59,7 +59,18 @@ def contiguous(plan):
     )
 
 
-@pytest.mark.parametrize("groups", [1, 2, 3, 5])
+def test_one_group_is_one_stage():
+    def body(emit, x, stem, fc):
+        y = emit(op.mean(conv(emit, emit(op.nn.relu(conv(emit, x, stem))), stem), [2, 3]))
+        return op.nn.softmax(emit(op.matmul(y, fc)))
+
+    weights = {"stem": drawn(3, 3, 3, 3), "fc": drawn(3, 5)}
+    plan = check(network(body, (1, 3, 7, 7), weights=weights), 1)
+    assert kinds(plan) == ["input", "output"] and len(plan.stages) == 1
+    assert {weight.combine for weight in plan.weights} == {"replicate"}
+
+
+@pytest.mark.parametrize("groups", [2, 3, 5])
 @pytest.mark.parametrize(("stride", "size"), [(1, 7), (2, 7), (3, 8)])
 def test_stem_shards_its_outputs(groups, stride, size):
     mod = network(
@@ -129,7 +140,7 @@ def test_concatenation_joins_ownership(groups, devices):
 
 
 @pytest.mark.parametrize("order", ["NCHW", "NHWC"])
-@pytest.mark.parametrize(("groups", "devices"), [(1, 1), (4, 4), (4, 3), (3, 2)])
+@pytest.mark.parametrize(("groups", "devices"), [(4, 4), (4, 3), (3, 2)])
 def test_flatten_and_dense_layers_give_partial_sums(order, groups, devices):
     def body(emit, x, stem, fc, bias, head, end):
         y = conv(emit, x, stem)

@@ -76,7 +76,7 @@ CASES = [
 ]
 
 
-def check(case: Case, target: str | dict[str, str] = "host") -> None:
+def check(case: Case, target: str | dict[str, str] = "host", *, winograd: bool = False) -> None:
     data = random_array(case.batch, case.inputs, case.height, case.width, seed=1)
     kernel = random_array(case.outputs, case.inputs // case.groups, *case.kernel, seed=2)
     bias = random_array(1, case.outputs, 1, 1, seed=3)
@@ -115,7 +115,7 @@ def check(case: Case, target: str | dict[str, str] = "host") -> None:
     }
     inputs = [to_blocks(data, in_block), to_blocks(residual, out_block)]
     mod = stage_module([data, residual], [kernel, bias], body, attrs=attrs)
-    result = run_stage(mod, inputs, [kernel, bias], target=target)
+    result = run_stage(mod, inputs, [kernel, bias], target=target, winograd=winograd)
     reference = to_blocks(expected.numpy(), out_block)
     assert result.shape == reference.shape
     assert np.abs(result - reference).max() <= 1e-5 * np.abs(reference).max()

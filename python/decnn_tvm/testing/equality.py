@@ -23,9 +23,19 @@ _DISTINCTION = 100.0  # how many tolerances apart the outputs of two inputs must
 
 
 def random_inputs(shape: Sequence[int], count: int = 4, *, seed: int = 0) -> list[Array]:
-    """Return `count` standard normal float32 arrays of `shape`."""
+    """Return `count` float32 arrays of `shape`, of normal deviates.
+
+    Images (N, C, H, W) differ in colour too, a normal deviate for each channel: what is noise alone
+    averages out in a deep network, whose answers would be all alike.
+    """
     random = np.random.default_rng(seed)
-    return [random.standard_normal(tuple(shape)).astype("float32") for _ in range(count)]
+    samples = []
+    for _ in range(count):
+        sample = random.standard_normal(tuple(shape))
+        if len(shape) == 4:
+            sample += random.standard_normal((*shape[:2], 1, 1))
+        samples.append(sample.astype("float32"))
+    return samples
 
 
 def reference_outputs(

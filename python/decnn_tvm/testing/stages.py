@@ -50,9 +50,11 @@ def run_stage(
     *,
     name: str = "stage0",
     target: str | Mapping[str, Any] = "host",
+    winograd: bool = False,
 ) -> Any:
     """Build `mod`, pack the weights and run one stage here; give its outputs as arrays."""
-    machine = VirtualMachine(build_stages(mod, resolve_target(target).target), tvm.cpu())
+    built = build_stages(mod, resolve_target(target).target, winograd=winograd)
+    machine = VirtualMachine(built, tvm.cpu())
     packed = machine[f"{name}_transform_params"]([tvm.runtime.tensor(value) for value in weights])
     result = machine[name](*(tvm.runtime.tensor(value) for value in inputs), *packed)
     if isinstance(result, tvm.runtime.Tensor):

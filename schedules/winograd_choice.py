@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choice between the direct method and Winograd's for a 3 x 3 convolution, by estimated cycles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from decnn_tvm.schedules.register_tiles import (
+    CACHE_BYTES,
+    Tile,
+    TileProblem,
+    choose_tile,
+    cycles,
+    streaming_cycles,
+)
+from decnn_tvm.schedules.winograd_convolution import IN, KERNEL, OUT
+
+# Cycles for a vector of a tile: about 100 sums and 36 stores; fewer for the smaller output.
+INPUT_CYCLES, OUTPUT_CYCLES = 100.0, 80.0
+# Packed weights are four times as large, so a smaller gain is not worth it.
+LEAST_GAIN = 1.2
+_FLOAT = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WinogradPlan:
+    """The parameters of a `winograd_convolution`."""
+
+    tile: Tile
+    band: int
+
+
+def choose_winograd(
+    direct: TileProblem, inputs: int, outputs: int, lanes: int
+) -> WinogradPlan | None:
+    """Return how to compute a 3 x 3 convolution of stride 1 by Winograd's method, if it pays.
+
+    Parameters
+    ----------
+    direct
+        The same convolution as the direct method sees it.
+    inputs, outputs
+        Channels of a group.
+    lanes
+        Channels of a vector.
+    """
+    height, width = -(-direct.height // OUT), -(-direct.width // OUT)
+    products = TileProblem(
+        height=height,
+        width=width,
+        blocks=direct.blocks,
+        vectors=direct.vectors,
+        steps=inputs,
+        registers=direct.registers,
+    )
+    tile = choose_tile(products)
+    rows = -(-height // tile.rows)
+    units = _units_per_band(rows, IN * IN * tile.rows * width * inputs * _FLOAT)
+    weights = inputs * outputs * _FLOAT
+    tiles = rows * tile.rows * -(-width // tile.columns) * tile.columns
+    ours = IN * IN * cycles(products, tile)
+    ours += tiles * (INPUT_CYCLES * inputs + OUTPUT_CYCLES * outputs) / lanes
+    ours += streaming_cycles(IN * IN * weights) * (rows // units)
+    theirs = cycles(direct, choose_tile(direct)) + streaming_cycles(KERNEL * KERNEL * weights)
+    if theirs < LEAST_GAIN * ours:
+        return None
+    return WinogradPlan(tile=tile, band=units * tile.rows)
+
+
+def _units_per_band(rows: int, unit_bytes: int) -> int:
+    """Return the largest divisor of `rows` whose transformed input stays in the cache."""
+    fitting = [n for n in range(1, rows + 1) if rows % n == 0 and n * unit_bytes <= CACHE_BYTES]
+    return max(fitting, default=1)
