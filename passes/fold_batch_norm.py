@@ -92,7 +92,7 @@ class _Folder(PyExprMutator):  # type: ignore[misc]
 
     def _convolution_before(self, var: relax.Expr) -> tuple[relax.Call | None, Array]:
         """Return the convolution that `var` alone reads, and the bias added to it."""
-        bias = np.float32(0)
+        bias: Array = np.zeros((), "float32")
         call = self._sole(var)
         if is_call(call, "relax.add"):
             value = self.table.value(call.args[1])

@@ -127,8 +127,8 @@ class GraphBuilder:
         """Add a clip to 0 to 6: attributes before opset 11, shared scalar inputs since."""
         if self.opset < 11:
             return self.node("Clip", [x.name], x.shape, min=0.0, max=6.0)
-        self._weights.setdefault("relu6.min", np.float32(0.0)[...])
-        self._weights.setdefault("relu6.max", np.float32(6.0)[...])
+        self._weights.setdefault("relu6.min", np.array(0.0, "float32"))
+        self._weights.setdefault("relu6.max", np.array(6.0, "float32"))
         return self.node("Clip", [x.name, "relu6.min", "relu6.max"], x.shape)
 
     def max_pool(
