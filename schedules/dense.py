@@ -19,6 +19,7 @@ from decnn_tvm.schedules.direct_convolution import TILE
 from decnn_tvm.schedules.epilogue import (
     inline_all,
     split_blocks,
+    spread_over_cores,
     unroll_tile,
     vectorize_last,
 )
@@ -67,13 +68,14 @@ class Dense(ScheduleRule):  # type: ignore[misc]
         for other in [*before, *inline_all(sch, after)]:
             vectorize_last(sch, other)
         rows = int(sch.get(block).annotations[TILE][0])
-        _, b, lane, feature = sch.get_loops(block)
+        o, b, lane, feature = sch.get_loops(block)
         b, b_in = sch.split(b, [None, rows])
         sch.reorder(b, feature, b_in, lane)
         copy = sch.cache_write(block, 0, "local")
         sch.reverse_compute_at(copy, b, preserve_unit_loops=True)
         unroll_tile(sch, *_tile(sch.get_loops(copy)))
         unroll_tile(sch, [b_in], lane)
+        spread_over_cores(sch, [o], target)
         start = sch.decompose_reduction(block, feature)
         unroll_tile(sch, *_tile(sch.get_loops(start)))
         return sch

@@ -19,7 +19,13 @@ from tvm import s_tir, te, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
 
 from decnn_tvm.schedules.direct_convolution import TILE, out_extent, pad, round_up
-from decnn_tvm.schedules.epilogue import append_epilogue, split_blocks, unroll_tile, vectorize_last
+from decnn_tvm.schedules.epilogue import (
+    append_epilogue,
+    split_blocks,
+    spread_over_cores,
+    unroll_tile,
+    vectorize_last,
+)
 from decnn_tvm.schedules.register_tiles import Tile
 
 BLOCK = "depthwise_convolution"
@@ -85,7 +91,7 @@ class DepthwiseConvolution(ScheduleRule):  # type: ignore[misc]
             return None
         before, block, after = parts
         rows, columns = (int(value) for value in sch.get(block).annotations[TILE])
-        _, c, y, x, lane, kh, kw = sch.get_loops(block)
+        n, c, y, x, lane, kh, kw = sch.get_loops(block)
         y, y_in = sch.split(y, [None, rows])
         x, x_in = sch.split(x, [None, columns])
         sch.reorder(y, x, kh, kw, y_in, x_in, lane)
@@ -95,6 +101,7 @@ class DepthwiseConvolution(ScheduleRule):  # type: ignore[misc]
             vectorize_last(sch, other)
         append_epilogue(sch, block, after, x)
         unroll_tile(sch, [kw, y_in, x_in], lane)
+        spread_over_cores(sch, [n, c], target)
         start = sch.decompose_reduction(block, kh)
         *tile, lane = sch.get_loops(start)[-3:]
         unroll_tile(sch, tile, lane)

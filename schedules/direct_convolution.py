@@ -21,7 +21,13 @@ import tvm
 from tvm import s_tir, te, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
 
-from decnn_tvm.schedules.epilogue import append_epilogue, split_blocks, unroll_tile, vectorize_last
+from decnn_tvm.schedules.epilogue import (
+    append_epilogue,
+    split_blocks,
+    spread_over_cores,
+    unroll_tile,
+    vectorize_last,
+)
 from decnn_tvm.schedules.register_tiles import Tile
 
 TILE = "decnn.tile"
@@ -144,10 +150,11 @@ class DirectConvolution(ScheduleRule):  # type: ignore[misc]
         before, block, after = parts
         for other in before:
             vectorize_last(sch, other)
+            spread_over_cores(sch, sch.get_loops(other)[:2], target)
         annotations = sch.get(block).annotations
         rows, columns, blocks = (int(value) for value in annotations[TILE])
-        _, o, y, x, lane, *reduction = sch.get_loops(block)
-        _, o = sch.split(o, [int(annotations[GROUPS]), None])
+        n, o, y, x, lane, *reduction = sch.get_loops(block)
+        group, o = sch.split(o, [int(annotations[GROUPS]), None])
         o, o_in = sch.split(o, [None, blocks])
         y, y_in = sch.split(y, [None, rows])
         x, x_in = sch.split(x, [None, columns])
@@ -155,6 +162,7 @@ class DirectConvolution(ScheduleRule):  # type: ignore[misc]
         sch.reorder(o, y, x, *reduction, y_in, x_in, o_in, lane)
         append_epilogue(sch, block, after, x)
         unroll_tile(sch, [y_in, x_in, o_in], lane)
+        spread_over_cores(sch, [n, group, o, y], target)
         start = sch.decompose_reduction(block, reduction[0])
         *tile, lane = sch.get_loops(start)[-4:]
         unroll_tile(sch, tile, lane)

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
+
+from decnn_tvm.schedules.vectors import core_count
 
 # Longer inner loops are left to LLVM's own vectoriser.
 MAX_VECTOR = 64
@@ -64,6 +67,14 @@ def unroll_tile(sch: s_tir.Schedule, tile: Sequence[LoopRV], lane: LoopRV) -> No
     for loop in tile:
         sch.unroll(loop)
     sch.vectorize(lane)
+
+
+def spread_over_cores(
+    sch: s_tir.Schedule, loops: Sequence[LoopRV], target: tvm.target.Target
+) -> None:
+    """Run nested spatial loops in parallel where `target` has several cores."""
+    if core_count(target) > 1:
+        sch.parallel(sch.fuse(*loops) if len(loops) > 1 else loops[0])
 
 
 def vectorize_last(sch: s_tir.Schedule, block: SBlockRV) -> None:

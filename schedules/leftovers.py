@@ -7,12 +7,18 @@ vectorised, reductions run inside them. Everything else is left to LLVM.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from math import prod
+
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
-from tvm.s_tir.schedule import SBlockRV
+from tvm.s_tir.schedule import SBlockRV, ScheduleError
 
-from decnn_tvm.schedules.epilogue import MAX_VECTOR, inline_all, vectorize_last
+from decnn_tvm.schedules.epilogue import MAX_VECTOR, inline_all, spread_over_cores, vectorize_last
+
+# Starting threads takes some microseconds, in which a core writes about so many elements.
+LEAST_SIZE = 1 << 14
 
 
 class Leftovers(ScheduleRule):  # type: ignore[misc]
@@ -25,17 +31,32 @@ class Leftovers(ScheduleRule):  # type: ignore[misc]
         sch = s_tir.Schedule(func)
         for block in inline_all(sch, sch.get_child_blocks(sch.get_sblock("root"))):
             if _is_reduction(sch, block):
-                _vectorize_reduction(sch, block)
+                _vectorize_reduction(sch, block, target)
             else:
                 vectorize_last(sch, block)
+                _spread(sch, block, target)
         return sch
+
+
+def _spread(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> None:
+    """Run the outer spatial loops of a large tensor in parallel, all but the last one."""
+    axes = list(sch.get(block).iter_vars)
+    spatial = [axis for axis in axes if axis.iter_type == tirx.IterVar.DataPar]
+    loops = sch.get_loops(block)
+    outer = loops[: len(spatial) - 1]
+    extents = [axis.dom.extent for axis in spatial]
+    if len(loops) != len(axes) or not outer or axes[: len(spatial)] != spatial:
+        return
+    if all(isinstance(n, tirx.IntImm) for n in extents) and prod(map(int, extents)) >= LEAST_SIZE:
+        with suppress(ScheduleError):  # whatever else keeps loops from running in parallel
+            spread_over_cores(sch, outer, target)
 
 
 def _is_reduction(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     return any(axis.iter_type == tirx.IterVar.CommReduce for axis in sch.get(block).iter_vars)
 
 
-def _vectorize_reduction(sch: s_tir.Schedule, block: SBlockRV) -> None:
+def _vectorize_reduction(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> None:
     """Move the last spatial loop inside the reduction and vectorise it, if it is short."""
     loops = sch.get_loops(block)
     kinds = [axis.iter_type for axis in sch.get(block).iter_vars]
@@ -50,5 +71,6 @@ def _vectorize_reduction(sch: s_tir.Schedule, block: SBlockRV) -> None:
         return
     sch.reorder(*spatial[:-1], *reduced, spatial[-1])
     sch.vectorize(spatial[-1])
+    _spread(sch, block, target)
     start = sch.decompose_reduction(block, reduced[0])
     sch.vectorize(sch.get_loops(start)[-1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vector registers of a target."""
+"""What schedules need to know of a target: vector registers and cores."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def round_lanes(size: int, lanes: int) -> int:
     if size >= lanes:
         return -(-size // lanes) * lanes
     return 1 << (size - 1).bit_length()
+
+
+def core_count(target: tvm.target.Target) -> int:
+    """Return the number of cores that code for `target` is spread over."""
+    return int(target.attrs.get("num-cores", 1) or 1)

@@ -31,10 +31,15 @@ import numpy.typing as npt
 import tvm
 from tvm import s_tir, te, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
-from tvm.s_tir.schedule import SBlockRV
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from decnn_tvm.schedules.direct_convolution import pad, round_up
-from decnn_tvm.schedules.epilogue import append_epilogue, split_blocks, unroll_tile
+from decnn_tvm.schedules.epilogue import (
+    append_epilogue,
+    split_blocks,
+    spread_over_cores,
+    unroll_tile,
+)
 from decnn_tvm.schedules.register_tiles import Tile
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
@@ -215,7 +220,9 @@ class WinogradConvolution(ScheduleRule):  # type: ignore[misc]
         unroll_tile(sch, [i, j], lane)
 
         sch.compute_at(products, o, preserve_unit_loops=True)
-        _schedule_products(sch, products, rows, columns)
+        chunk = _schedule_products(sch, products, rows, columns)
+        spread_over_cores(sch, [o], target)
+        _unroll_last(sch, sch.decompose_reduction(products, chunk), 3)
 
         sch.compute_at(points, y, preserve_unit_loops=True)
         *_, p, ty, tx, chunk, lane = sch.get_loops(points)
@@ -228,11 +235,15 @@ class WinogradConvolution(ScheduleRule):  # type: ignore[misc]
         unroll_tile(sch, [i, j], lane)
         for copy in padded:
             sch.compute_at(copy, y, preserve_unit_loops=True)
-            sch.vectorize(sch.get_loops(copy)[-1])
+            *_, channels, _row, _column, lane = sch.get_loops(copy)
+            sch.vectorize(lane)
+            spread_over_cores(sch, [channels], target)
+        spread_over_cores(sch, [ty, tx], target)
         return sch
 
 
-def _schedule_products(sch: s_tir.Schedule, products: SBlockRV, rows: int, columns: int) -> None:
+def _schedule_products(sch: s_tir.Schedule, products: SBlockRV, rows: int, columns: int) -> LoopRV:
+    """Tile the products for the registers; return the outermost loop of the reduction."""
     *_, o, p, ty, tx, lane, chunk, i = sch.get_loops(products)
     ty, ty_in = sch.split(ty, [None, rows])
     tx, tx_in = sch.split(tx, [None, columns])
@@ -241,8 +252,7 @@ def _schedule_products(sch: s_tir.Schedule, products: SBlockRV, rows: int, colum
     sch.reverse_compute_at(copy, tx, preserve_unit_loops=True)
     unroll_tile(sch, [ty_in, tx_in, o], lane)
     _unroll_last(sch, copy, 3)
-    start = sch.decompose_reduction(products, chunk)
-    _unroll_last(sch, start, 3)
+    return chunk
 
 
 def _unroll_last(sch: s_tir.Schedule, block: SBlockRV, count: int) -> None:

@@ -204,3 +204,25 @@ def test_a_boundary_block_that_does_not_divide_is_refused() -> None:
     mod = stage_module([x], [], lambda _, x: relax.op.nn.relu(x), attrs={"decnn.input_blocks": [5]})
     with pytest.raises(CompileError, match=r"stage0.*blocks of 5 channels.*12"):
         build_stages(mod, HOST)
+
+
+LAYERS = {
+    "conv2d": ((1, 16, 32, 32), (16, 16, 3, 3), lambda x, w: relax.op.nn.conv2d(x, w)),
+    "depthwise": ((1, 32, 32, 32), (32, 1, 3, 3), lambda x, w: relax.op.nn.conv2d(x, w, groups=32)),
+    "dense": ((1, 256), (256, 64), relax.op.matmul),
+    "max_pool2d": ((1, 16, 64, 64), (1,), lambda x, _: relax.op.nn.max_pool2d(x, (3, 3))),
+    "relu": ((1, 16, 64, 64), (1,), lambda x, _: relax.op.nn.relu(x)),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("cores", [1, 2])
+def test_kernels_are_spread_over_cores(layer: str, cores: int) -> None:
+    shape, weight, body = LAYERS[layer]
+    blocks = {"decnn.input_blocks": [16], "decnn.output_blocks": [16]} if len(shape) == 4 else {}
+    x, w = random_array(*shape), random_array(*weight)
+    mod = stage_module([x], [w], lambda _, x, w: body(x, w), attrs=blocks)
+    target = resolve_target("host", cores=cores).target
+    sources = [part.inspect_source("ll") for part in build_stages(mod, target).mod.imports]
+    launched = any("__TVMBackendParallelLaunch" in source for source in sources)
+    assert launched == (cores > 1)

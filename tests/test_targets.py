@@ -23,6 +23,14 @@ def test_a_tag_gives_its_machine_and_vector_unit() -> None:
     assert board.target.attrs["mcpu"] == "cortex-a72"
 
 
+def test_cores_come_from_the_target_or_the_caller() -> None:
+    assert resolve_target("host").target.attrs["num-cores"] == 1
+    assert resolve_target("raspberry-pi/4b-aarch64").target.attrs["num-cores"] == 4
+    board = resolve_target("raspberry-pi/4b-aarch64", cores=3)
+    assert board.target.attrs["num-cores"] == 3 and board.target.attrs["mcpu"] == "cortex-a72"
+    assert board.features == ("asimd",)
+
+
 def test_a_dict_gives_the_features_of_its_processor() -> None:
     options = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"}
     target = resolve_target(options)

@@ -47,6 +47,7 @@ def compile_network(
     shares: Sequence[int] | None = None,
     all_shares: bool = False,
     targets: Sequence[TargetLike] = ("host",),
+    cores: int | None = None,
     wire: str = "float32",
     winograd: bool | None = None,
     progress: Progress | None = None,
@@ -68,6 +69,9 @@ def compile_network(
         Hold a library for every number of groups, so that devices can be added or lost later.
     targets : sequence of str or dict
         What to compile for; see `decnn_tvm.targets.resolve_target`.
+    cores : int, optional
+        Cores of a device that kernels are spread over; by default what the target says. A worker
+        uses as many threads as it is started with.
     wire : {"float32", "float16"}
         Element type of exchanged activations.
     winograd : bool, optional
@@ -88,7 +92,7 @@ def compile_network(
     _check_replaceable(path)
     groups, counts = _group_counts(network, workers, shares, all_shares)
     winograd = network.groups is None if winograd is None else winograd
-    resolved = _by_folder([resolve_target(target) for target in targets])
+    resolved = _by_folder([resolve_target(target, cores=cores) for target in targets])
     report = _Reporter(progress, 2 + len(resolved) * len(counts))
     report.step("placement")
     spread = tvm.transform.Sequential(spreading_passes(groups))(network.module)

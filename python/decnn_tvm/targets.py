@@ -71,13 +71,16 @@ class CpuTarget:
     features: tuple[str, ...]
 
 
-def resolve_target(name: str | Mapping[str, Any]) -> CpuTarget:
+def resolve_target(name: str | Mapping[str, Any], *, cores: int | None = None) -> CpuTarget:
     """Return the target called `name`.
 
     Parameters
     ----------
     name
         ``"host"``, a CPU tag of TVM, or a dict of TVM's target options with kind ``llvm``.
+    cores
+        Cores that kernels are spread over; by default what the tag or the dict says (a Raspberry Pi
+        4 has four), and one for the host.
 
     Raises
     ------
@@ -95,6 +98,8 @@ def resolve_target(name: str | Mapping[str, Any]) -> CpuTarget:
         ) from error
     machine = _machine(target)
     _check(name, target, machine)
+    if cores is not None:
+        target = tvm.target.Target({**dict(target.export()), "num-cores": cores})
     present = codegen.llvm_get_cpu_features(target)
     features = tuple(flag for llvm, flag in _FLAGS.get(machine, {}).items() if llvm in present)
     text = name if isinstance(name, str) else repr(dict(name))

@@ -76,7 +76,7 @@ CASES = [
 ]
 
 
-def check(case: Case, target: str | dict[str, str] = "host", *, winograd: bool = False) -> None:
+def check(case: Case, target: str | dict[str, Any] = "host", *, winograd: bool = False) -> None:
     data = random_array(case.batch, case.inputs, case.height, case.width, seed=1)
     kernel = random_array(case.outputs, case.inputs // case.groups, *case.kernel, seed=2)
     bias = random_array(1, case.outputs, 1, 1, seed=3)
@@ -137,6 +137,14 @@ NARROW = [{"kind": "llvm", "mcpu": "x86-64-v2"}, {"kind": "llvm", "mcpu": "haswe
 @pytest.mark.parametrize("case", [CASES[i] for i in (0, 2, 10, 15, 20, 25, 26)], ids=str)
 def test_narrower_vectors(case: Case, target: dict[str, str]) -> None:
     check(case, target)
+
+
+@pytest.mark.skipif(
+    bool(missing_features(("avx2", "fma"))), reason="needs an x86-64 machine with AVX2"
+)
+@pytest.mark.parametrize("case", [CASES[i] for i in (0, 2, 9, 12, 24, 26)], ids=str)
+def test_several_cores(case: Case) -> None:
+    check(case, {"kind": "llvm", "mcpu": "haswell", "num-cores": 2})
 
 
 def test_a_board_gets_code_of_its_own() -> None:

@@ -89,9 +89,10 @@ def test_any_size(always: None, data: st.DataObject) -> None:
 
 
 @NEEDS_AVX2
-@pytest.mark.parametrize("cpu", ["x86-64-v2", "haswell"])
-def test_narrower_vectors(always: None, cpu: str) -> None:
-    check(inputs=32, outputs=48, size=(13, 17), target={"kind": "llvm", "mcpu": cpu})
+@pytest.mark.parametrize(("cpu", "cores"), [("x86-64-v2", 1), ("haswell", 1), ("haswell", 2)])
+def test_narrower_vectors_and_several_cores(always: None, cpu: str, cores: int) -> None:
+    target = {"kind": "llvm", "mcpu": cpu, "num-cores": cores}
+    check(inputs=32, outputs=48, size=(13, 17), target=target)
 
 
 def test_a_board_gets_code_of_its_own(always: None) -> None:

@@ -58,6 +58,12 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "may be repeated",
     )
     parser.add_argument(
+        "--cores",
+        type=positive,
+        metavar="N",
+        help="spread kernels over N cores of a device (default: those of the target, 1 for 'host')",
+    )
+    parser.add_argument(
         "--wire",
         choices=("float32", "float16"),
         default="float32",
@@ -86,6 +92,7 @@ def execute(options: argparse.Namespace) -> None:
             shares=options.shares,
             all_shares=options.all_shares,
             targets=[_target(name) for name in options.target or ["host"]],
+            cores=options.cores,
             wire=options.wire,
             winograd=options.winograd,
             progress=progress,
