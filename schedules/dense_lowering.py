@@ -13,6 +13,9 @@ from decnn_tvm.schedules.dense import dense
 from decnn_tvm.schedules.register_tiles import CHAINS
 from decnn_tvm.schedules.vectors import vector_lanes, vector_registers
 
+# Vectors with padding, by those without: what eight sums under way are worth.
+MOST_PADDED = 1.125
+
 
 def lower_matmul(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """Return the lowering of the matrix product `call`."""
@@ -39,6 +42,13 @@ def lower_matmul(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 
 
 def _vectors(outputs: int, lanes: int) -> int:
-    """Return the vectors per block: the least padding, and enough sums under way if possible."""
+    """Return the vectors per block: as many sums under way as pays, and little padding.
+
+    A power of two, since LLVM spills the sums of other widths to memory.
+    """
     needed = -(-outputs // lanes)
-    return min(range(1, CHAINS + 1), key=lambda count: (-(-needed // count) * count, -count))
+    return next(
+        count
+        for count in (CHAINS, CHAINS // 2, CHAINS // 4, 1)
+        if -(-needed // count) * count <= MOST_PADDED * needed
+    )
