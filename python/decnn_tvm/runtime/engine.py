@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop of one device: take in what arrived, run the oldest ready stage, send.
 
-One thread computes and sends; the transport's thread receives. A failure ends the loop and is
+One thread computes; the transport's threads send and receive. A failure ends the loop and is
 reported to the coordinator as a message, with its cause.
 """
 
@@ -12,12 +12,22 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from decnn_tvm.runtime.executor import Executor, StageRunner
+from decnn_tvm.runtime.executor import Executor, Outgoing, StageRunner
 from decnn_tvm.runtime.transport import Transport
-from decnn_tvm.runtime.wire import ERROR, MAX_ERROR, Buffer, Header, Message, WireError, encode
+from decnn_tvm.runtime.wire import (
+    ERROR,
+    HEADER_BYTES,
+    MAX_ERROR,
+    Buffer,
+    Header,
+    Message,
+    WireError,
+    encode,
+)
 from decnn_tvm.transfers import HOST
 
 logger = logging.getLogger(__name__)
@@ -73,21 +83,23 @@ class Link:
         self._header = Header(cluster=cluster, epoch=epoch, sample=0, movement=0, source=rank)
         self.stale = 0
 
-    def send(self, sample: int, movement: int, target: int, payload: list[Buffer]) -> int:
-        """Send a message; return its bytes."""
+    def send(self, sample: int, movement: int, target: int, payload: Sequence[Buffer]) -> None:
+        """Send a message."""
         header = dataclasses.replace(self._header, sample=sample, movement=movement)
-        frames = encode(header, payload)
-        self._transport.send(target, frames)
-        return sum(memoryview(frame).nbytes for frame in frames)
+        self._transport.send(target, encode(header, payload))
 
     def flush(self, executor: Executor, counters: Counters) -> None:
-        """Send what `executor` has ready."""
+        """Send what `executor` has ready; the transport encodes it."""
         for out in executor.take_outgoing():
-            start = time.monotonic()
-            size = self.send(out.sample, out.movement, out.target, list(out.payload))
-            what = str(executor.plan.movements[out.movement])
-            counters.note("send", out.sample, what, start)
+            self._transport.send(out.target, self._encoded(out, executor, counters))
+            size = HEADER_BYTES + sum(memoryview(part).nbytes for part in out.payload)
             counters.sent_bytes[out.movement] = counters.sent_bytes.get(out.movement, 0) + size
+
+    def _encoded(self, out: Outgoing, executor: Executor, counters: Counters) -> Iterator[Buffer]:
+        start = time.monotonic()
+        header = dataclasses.replace(self._header, sample=out.sample, movement=out.movement)
+        yield from encode(header, out.payload)
+        counters.note("send", out.sample, str(executor.plan.movements[out.movement]), start)
 
     def receive(self, timeout: float) -> Message | None:
         """Return the next message of this deployment, or None after `timeout` seconds.

@@ -70,6 +70,9 @@ class Executor:
         self.plan, self.rank = plan, rank
         self.steps = steps_of(plan, assignment, rank)
         self.moves = {move.index: move for move in moves_of(plan, assignment, rank)}
+        self._moves_of: dict[str, list[Move]] = {}
+        for move in self.moves.values():
+            self._moves_of.setdefault(move.source, []).append(move)
         self._values = {value.name: value for value in plan.values}
         self._counts = {HOST: 1, **{d: len(groups) for d, groups in enumerate(assignment)}}
         self._uses = uses_of(plan, self.moves.values(), rank)
@@ -233,9 +236,8 @@ class Executor:
         """Note that a value is whole, and send or copy it where the plan says."""
         if self._uses.get(name, 0) or name in self._keep:
             state.values[name] = array
-        for move in self.moves.values():
-            if move.source == name:
-                self._emit(sample, state, move, array)
+        for move in self._moves_of.get(name, ()):
+            self._emit(sample, state, move, array)
 
     def _emit(self, sample: int, state: _Sample, move: Move, array: Array) -> None:
         for transfer in move.outgoing:

@@ -7,7 +7,7 @@ session waits for a result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -107,7 +107,7 @@ class _SteppingTransport:
         self._own = network.transport(HOST)
         self._engines = engines
 
-    def send(self, target: int, frames: Sequence[Buffer]) -> None:
+    def send(self, target: int, frames: Iterable[Buffer]) -> None:
         """Send a message to a device."""
         self._own.send(target, frames)
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How messages travel: a small seam, its in-memory twin, and ZeroMQ.
 
-`send` never blocks: what is under way is bounded by the session's in-flight window. `receive`
-waits at most its timeout.
+`send` never blocks: what is under way is bounded by the session's in-flight window. Frames may be
+an iterator, which ZeroMQ's transport reads in a thread of its own, so that checksums cost the
+compute loop nothing. `receive` waits at most its timeout.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import zmq
@@ -26,7 +27,7 @@ STOP_TIMEOUT = 5.0
 class Transport(Protocol):
     """Sends frames to ranks and receives decoded messages."""
 
-    def send(self, target: int, frames: Sequence[Buffer]) -> None:
+    def send(self, target: int, frames: Iterable[Buffer]) -> None:
         """Send a message to a rank, without waiting."""
 
     def receive(self, timeout: float) -> Message | WireError | None:
@@ -55,7 +56,7 @@ class MemoryTransport:
     def __init__(self, network: MemoryNetwork, rank: int) -> None:
         self._network, self._rank = network, rank
 
-    def send(self, target: int, frames: Sequence[Buffer]) -> None:
+    def send(self, target: int, frames: Iterable[Buffer]) -> None:
         """Send a message to a rank, without waiting."""
         self._network.queues[target].put([bytes(frame) for frame in frames])
 
@@ -74,7 +75,7 @@ class MemoryTransport:
 class ZmqTransport:
     """ZeroMQ: one bound PULL socket, one PUSH socket for every peer.
 
-    The PULL socket belongs to a receive thread, the PUSH sockets to the thread that sends.
+    The PULL socket belongs to a thread that receives, the PUSH sockets to one that sends.
 
     Parameters
     ----------
@@ -85,6 +86,7 @@ class ZmqTransport:
     def __init__(self, host: str = "127.0.0.1") -> None:
         self._context = zmq.Context(io_threads=1)
         self._inbox: queue.SimpleQueue[Message | WireError] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[tuple[int, Iterable[Buffer]] | None] = queue.SimpleQueue()
         self._peers: dict[int, zmq.Socket[bytes]] = {}
         self._stopping = threading.Event()
         pull = self._context.socket(zmq.PULL)
@@ -99,10 +101,14 @@ class ZmqTransport:
             raise ClusterError(
                 f"can't listen on {host!r} ({error}). Pass an address of this machine."
             ) from error
-        self._thread = threading.Thread(
-            target=self._receive_all, args=(pull,), name="decnn-receive", daemon=True
-        )
-        self._thread.start()
+        self._threads = [
+            threading.Thread(
+                target=self._receive_all, args=(pull,), name="decnn-receive", daemon=True
+            ),
+            threading.Thread(target=self._send_all, name="decnn-send", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def connect(self, addresses: Mapping[int, str]) -> None:
         """Connect to ``host:port`` of every peer rank."""
@@ -113,9 +119,9 @@ class ZmqTransport:
             push.connect(f"tcp://{address}")
             self._peers[rank] = push
 
-    def send(self, target: int, frames: Sequence[Buffer]) -> None:
+    def send(self, target: int, frames: Iterable[Buffer]) -> None:
         """Send a message to a rank, without waiting; large frames are not copied."""
-        self._peers[target].send_multipart(frames, flags=zmq.NOBLOCK, copy=False)
+        self._outbox.put((target, frames))
 
     def receive(self, timeout: float) -> Message | WireError | None:
         """Return the next message, the reason why one was refused, or None after `timeout` s."""
@@ -129,12 +135,22 @@ class ZmqTransport:
         if self._stopping.is_set():
             return
         self._stopping.set()
-        self._thread.join(STOP_TIMEOUT)
+        self._outbox.put(None)
+        for thread in self._threads:
+            thread.join(STOP_TIMEOUT)
         for push in self._peers.values():
             push.close()
         self._peers.clear()
-        if not self._thread.is_alive():
+        if not any(thread.is_alive() for thread in self._threads):
             self._context.term()
+
+    def _send_all(self) -> None:
+        while (item := self._outbox.get()) is not None:
+            target, frames = item
+            try:
+                self._peers[target].send_multipart(list(frames), flags=zmq.NOBLOCK, copy=False)
+            except (zmq.ZMQError, KeyError) as error:
+                self._inbox.put(WireError(f"can't send to rank {target}: {error!r}"))
 
     def _receive_all(self, pull: zmq.Socket[bytes]) -> None:
         with contextlib.closing(pull):

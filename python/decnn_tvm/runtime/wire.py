@@ -28,6 +28,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 # magic, version, cluster, epoch, sample, movement, source, length, crc
 _LAYOUT = struct.Struct("<4sI16sIQIiQI8x")
+HEADER_BYTES = _LAYOUT.size
 
 
 class WireError(ClusterError):
