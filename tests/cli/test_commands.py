@@ -99,6 +99,19 @@ def test_run_normalizes_images(command: Command, folder: Path, tmp_path: Path) -
     assert np.abs(image - array).max() <= 1e-5 * np.abs(array).max()
 
 
+def test_run_writes_a_trace_of_both_workers(command: Command, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    assert command("run", folder / "grouped.pkg", "--random", 3, "--trace", path).status == 0
+    events = json.loads(path.read_text())["traceEvents"]
+    stages = [e for e in events if e.get("cat") == "compute"]
+    assert {(e["pid"], e["args"]["sample"]) for e in stages} == {
+        (rank, sample) for rank in (0, 1) for sample in (0, 1, 2)
+    }
+    assert {"send", "receive"} <= {e["cat"] for e in events if "cat" in e}
+    done = command("run", folder / "grouped.pkg", "--random", 1, "--trace", tmp_path / "no" / "x")
+    assert done.status == 2 and "can't be written" in done.err
+
+
 def test_run_says_that_its_input_is_noise(command: Command, folder: Path) -> None:
     done = command("run", folder / "grouped.pkg", "--workers", 1, "--random", 2, "--seed", 9)
     assert done.status == 2  # G = 2 was compiled for one group on a device

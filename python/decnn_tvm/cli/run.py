@@ -67,6 +67,9 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     parser.add_argument(
         "--output", metavar="FILE.npz", help="write every output, stacked over the samples"
     )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE.json", help="write who did what when, for Perfetto"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     return parser
 
@@ -112,6 +115,8 @@ def execute(options: argparse.Namespace) -> None:
         session = cluster.deploy(package, shares=options.shares, target=options.target)
         with session:
             outcome = _stream(session, samples, options)
+            if options.trace:
+                _write_trace(options.trace, session)
     if options.output:
         _save(Path(options.output), outcome)
     if options.json:
@@ -183,6 +188,17 @@ def _save(path: Path, outcome: Outcome) -> None:
             np.savez(file, **stacked)
     except OSError as error:
         raise InputError(f"--output {path}: can't be written ({error.strerror}).") from error
+
+
+def _write_trace(path: Path, session: Session) -> None:
+    from decnn_tvm.errors import InputError
+    from decnn_tvm.runtime.trace import KINDS, chrome_trace
+
+    names = [device.name for device in session.stats()]
+    try:
+        path.write_text(json.dumps(chrome_trace(session.timeline(kinds=KINDS), names)))
+    except OSError as error:
+        raise InputError(f"--trace {path}: can't be written ({error.strerror}).") from error
 
 
 def _json(outcome: Outcome, names: Sequence[str]) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from decnn_tvm.demo.data import Array, imagenet_sample
 from decnn_tvm.demo.exact_split import Comparison
 from decnn_tvm.frontend import load, save_onnx
 from decnn_tvm.runtime import LocalCluster, Session
-from decnn_tvm.runtime.statistics import DeviceStats, EventKind, TimelineEvent
+from decnn_tvm.runtime.statistics import DeviceStats, TimelineEvent
+from decnn_tvm.runtime.trace import KINDS
 from decnn_tvm.testing.equality import reference_outputs
 from decnn_tvm.testing.zoo import resnet
 
 PRESET = "resnet50-x1.75"
 WORKERS = 4
-KINDS: tuple[EventKind, ...] = ("compute", "wait", "send", "receive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
