@@ -16,13 +16,14 @@ from decnn_tvm.schedules import (
 )
 from decnn_tvm.schedules.leftovers import Leftovers
 
+_TEMPLATES = (
+    direct_convolution.DirectConvolution(),
+    winograd_convolution.WinogradConvolution(),
+    depthwise_convolution.DepthwiseConvolution(),
+    dense.Dense(),
+)
 # Layers that must not run without a schedule: by name of their block.
-_LAYERS = {
-    dense.BLOCK,
-    depthwise_convolution.BLOCK,
-    direct_convolution.BLOCK,
-    winograd_convolution.BLOCK,
-}
+_LAYERS = {template.block for template in _TEMPLATES}
 # What TVM's own lowering calls the kernels of such layers. Kernels bear their operators' names;
 # the blocks within bear those of variables too, which may say "conv" before a mean.
 _UNSCHEDULED = ("conv", "dense")
@@ -40,22 +41,26 @@ class ScheduleKernels:
         CompileError
             If no rule takes a convolution or a dense layer.
         """
-        layers = ApplyDefaultSchedule(
-            direct_convolution.DirectConvolution(),
-            winograd_convolution.WinogradConvolution(),
-            depthwise_convolution.DepthwiseConvolution(),
-            dense.Dense(),
-        )
-        mod = layers(mod)
+        mod = ApplyDefaultSchedule(*_TEMPLATES)(mod)
         _check_scheduled(mod)
         return ApplyDefaultSchedule(Leftovers())(mod)
+
+
+def is_layer(func: object) -> bool:
+    """Tell whether `func` is a layer that a template schedules."""
+    return isinstance(func, tirx.PrimFunc) and not _LAYERS.isdisjoint(_block_names(func))
+
+
+def open_space(func: tirx.PrimFunc, target: tvm.target.Target) -> list[s_tir.Schedule]:
+    """Return the schedules of a layer that a tuner can choose from, the analytic one first."""
+    spaces = (template.apply(func, target, True) for template in _TEMPLATES)
+    return next((list(space) for space in spaces if space is not None), [])
 
 
 def _check_scheduled(mod: tvm.IRModule) -> None:
     for var, func in mod.functions_items():
         if isinstance(func, tirx.PrimFunc) and not func.attrs.get("tirx.is_scheduled", False):
-            unscheduled = not _LAYERS.isdisjoint(_block_names(func))
-            if unscheduled or any(word in var.name_hint for word in _UNSCHEDULED):
+            if is_layer(func) or any(word in var.name_hint for word in _UNSCHEDULED):
                 shapes = [tuple(int(extent) for extent in param.shape) for param in func.params]
                 raise CompileError(
                     f"no schedule for the layer {var.name_hint!r} (operands and result "

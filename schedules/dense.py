@@ -7,24 +7,32 @@
 
 The weights (F, O) are packed as (O / lanes, F, lanes), zeros behind the last output, so that they
 are read once, front to back. A tile of rows times one block of outputs stays in registers.
+
+Parameters of the template: the rows of the tile, and how far the loop over the features is
+unrolled.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import tvm
-from tvm import s_tir, te, tirx
-from tvm.s_tir.dlight.base import ScheduleRule
+from tvm import s_tir, te
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from decnn_tvm.schedules.direct_convolution import TILE
 from decnn_tvm.schedules.epilogue import (
     inline_all,
-    split_blocks,
     spread_over_cores,
     unroll_tile,
     vectorize_last,
 )
+from decnn_tvm.schedules.register_tiles import Tile, TileProblem, cycles
+from decnn_tvm.schedules.template import STEP, Parts, Template, divisors, extents, ranked
+from decnn_tvm.schedules.vectors import vector_lanes, vector_registers
 
 BLOCK = "dense"
+MAX_UNROLL = 8
 
 
 def dense(data: te.Tensor, weight: te.Tensor, *, outputs: int, rows: int) -> te.Tensor:
@@ -53,33 +61,65 @@ def dense(data: te.Tensor, weight: te.Tensor, *, outputs: int, rows: int) -> te.
     )
 
 
-class Dense(ScheduleRule):  # type: ignore[misc]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseChoice:
+    """Parameters of the schedule; the module docstring says what they are."""
+
+    rows: int
+    unroll: int = 1
+
+
+class Dense(Template[DenseChoice]):
     """Schedule functions around `dense`."""
 
-    def apply(
-        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool
-    ) -> s_tir.Schedule | None:
-        """Return the schedule, or None for other functions."""
-        sch = s_tir.Schedule(func)
-        parts = split_blocks(sch, BLOCK)
-        if parts is None:
-            return None
+    block = BLOCK
+
+    def default(self, sch: s_tir.Schedule, block: SBlockRV) -> DenseChoice:
+        """Return the analytic rows, not unrolled."""
+        return DenseChoice(rows=int(sch.get(block).annotations[TILE][0]))
+
+    def choices(
+        self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target
+    ) -> list[DenseChoice]:
+        """Return rows that fit the registers, and unrolled lengths."""
+        block = parts[1]
+        _, batch, lanes, features = extents(sch, block)
+        vectors = -(-lanes // vector_lanes(target))
+        registers = vector_registers(target)
+        problem = TileProblem(
+            height=1, width=batch, blocks=1, vectors=vectors, steps=features, registers=registers
+        )
+        estimates = []
+        for rows in divisors(batch):
+            if (rows + 1) * vectors <= max(registers, 2 * vectors):
+                work = cycles(problem, Tile(rows=1, columns=rows, blocks=1))
+                for unroll in (size for size in divisors(features) if size <= MAX_UNROLL):
+                    choice = DenseChoice(rows=rows, unroll=unroll)
+                    estimates.append((work * (1 + STEP * (unroll > 1)), choice))
+        return ranked(self.default(sch, block), estimates)
+
+    def schedule(
+        self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target, choice: DenseChoice
+    ) -> None:
+        """Tile for the registers."""
         before, block, after = parts
         for other in [*before, *inline_all(sch, after)]:
             vectorize_last(sch, other)
-        rows = int(sch.get(block).annotations[TILE][0])
         o, b, lane, feature = sch.get_loops(block)
-        b, b_in = sch.split(b, [None, rows])
-        sch.reorder(b, feature, b_in, lane)
+        b, b_in = sch.split(b, [None, choice.rows])
+        reduction = [feature]
+        if choice.unroll > 1:
+            reduction = sch.split(feature, [None, choice.unroll])
+            sch.unroll(reduction[-1])
+        sch.reorder(b, *reduction, b_in, lane)
         copy = sch.cache_write(block, 0, "local")
         sch.reverse_compute_at(copy, b, preserve_unit_loops=True)
         unroll_tile(sch, *_tile(sch.get_loops(copy)))
         unroll_tile(sch, [b_in], lane)
         spread_over_cores(sch, [o], target)
-        start = sch.decompose_reduction(block, feature)
+        start = sch.decompose_reduction(block, reduction[0])
         unroll_tile(sch, *_tile(sch.get_loops(start)))
-        return sch
 
 
-def _tile(loops: list[s_tir.schedule.LoopRV]) -> tuple[list[s_tir.schedule.LoopRV], ...]:
+def _tile(loops: list[LoopRV]) -> tuple[list[LoopRV], LoopRV]:
     return loops[-2:-1], loops[-1]

@@ -8,25 +8,29 @@
 
 A tile of pixels stays in registers while the window runs; lanes are vectorised, and rounded up to
 whole vectors in the weights and in the padded copy of the input.
+
+Parameters of the template: the tile, and whether all of the window is unrolled or only its rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import tvm
-from tvm import s_tir, te, tirx
-from tvm.s_tir.dlight.base import ScheduleRule
+from tvm import s_tir, te
+from tvm.s_tir.schedule import SBlockRV
 
 from decnn_tvm.schedules.direct_convolution import TILE, out_extent, pad, round_up
 from decnn_tvm.schedules.epilogue import (
     append_epilogue,
-    split_blocks,
     spread_over_cores,
     unroll_tile,
     vectorize_last,
 )
-from decnn_tvm.schedules.register_tiles import Tile
+from decnn_tvm.schedules.register_tiles import Tile, TileProblem, cycles, dividing_tiles
+from decnn_tvm.schedules.template import STEP, Parts, Template, extents, ranked
+from decnn_tvm.schedules.vectors import vector_lanes, vector_registers
 
 BLOCK = "depthwise_convolution"
 
@@ -78,22 +82,56 @@ def depthwise_convolution(
     return te.compute(shape, lambda *index: result[index], name="conv_result")
 
 
-class DepthwiseConvolution(ScheduleRule):  # type: ignore[misc]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthwiseChoice:
+    """Parameters of the schedule; the module docstring says what they are."""
+
+    tile: Tile
+    whole_window: bool = False
+
+
+class DepthwiseConvolution(Template[DepthwiseChoice]):
     """Schedule functions around a `depthwise_convolution`."""
 
-    def apply(
-        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool
-    ) -> s_tir.Schedule | None:
-        """Return the schedule, or None for other functions."""
-        sch = s_tir.Schedule(func)
-        parts = split_blocks(sch, BLOCK)
-        if parts is None:
-            return None
-        before, block, after = parts
+    block = BLOCK
+
+    def default(self, sch: s_tir.Schedule, block: SBlockRV) -> DepthwiseChoice:
+        """Return the analytic tile, with the rows of the window unrolled."""
         rows, columns = (int(value) for value in sch.get(block).annotations[TILE])
+        return DepthwiseChoice(tile=Tile(rows=rows, columns=columns, blocks=1))
+
+    def choices(
+        self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target
+    ) -> list[DepthwiseChoice]:
+        """Return tiles, with rows or all of the window unrolled."""
+        block = parts[1]
+        _, _, rows, columns, lanes, kh, kw = extents(sch, block)
+        problem = TileProblem(
+            height=rows,
+            width=columns,
+            blocks=1,
+            vectors=-(-lanes // vector_lanes(target)),
+            steps=kh * kw,
+            registers=vector_registers(target),
+        )
+        estimates = [
+            (
+                cycles(problem, tile) * (1 + STEP * whole),
+                DepthwiseChoice(tile=tile, whole_window=whole),
+            )
+            for tile in dividing_tiles(problem)
+            for whole in ((False, True) if kh > 1 else (False,))
+        ]
+        return ranked(self.default(sch, block), estimates)
+
+    def schedule(
+        self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target, choice: DepthwiseChoice
+    ) -> None:
+        """Tile for the registers."""
+        before, block, after = parts
         n, c, y, x, lane, kh, kw = sch.get_loops(block)
-        y, y_in = sch.split(y, [None, rows])
-        x, x_in = sch.split(x, [None, columns])
+        y, y_in = sch.split(y, [None, choice.tile.rows])
+        x, x_in = sch.split(x, [None, choice.tile.columns])
         sch.reorder(y, x, kh, kw, y_in, x_in, lane)
         for other in before:
             # One channel block of padded input at a time: it stays in the cache.
@@ -105,4 +143,5 @@ class DepthwiseConvolution(ScheduleRule):  # type: ignore[misc]
         start = sch.decompose_reduction(block, kh)
         *tile, lane = sch.get_loops(start)[-3:]
         unroll_tile(sch, tile, lane)
-        return sch
+        if choice.whole_window:
+            sch.unroll(kh)

@@ -11,28 +11,47 @@ rows, columns and channel blocks that stays in registers, with the lanes vectori
 rounded up to whole vectors (in the weights, by zeros), and height and width to whole tiles (in a
 padded copy of the input); ``conv_result`` cuts both off again. What fusion appends (bias, residual,
 activation, cast) is computed tile by tile, from registers.
+
+Parameters of the template: the tile; whether a row of tiles is taken through all channel blocks
+before the next row (its input stays in the cache) or a channel block through all rows (its weights
+do); and how far the innermost loop of the reduction is unrolled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
 
 import tvm
 from tvm import s_tir, te, tirx
-from tvm.s_tir.dlight.base import ScheduleRule
+from tvm.s_tir.schedule import SBlockRV
 
 from decnn_tvm.schedules.epilogue import (
     append_epilogue,
-    split_blocks,
     spread_over_cores,
     unroll_tile,
     vectorize_last,
 )
-from decnn_tvm.schedules.register_tiles import Tile
+from decnn_tvm.schedules.register_tiles import Tile, TileProblem, cycles, dividing_tiles
+from decnn_tvm.schedules.template import (
+    STEP,
+    Parts,
+    Template,
+    divisors,
+    extents,
+    float_bytes,
+    operands,
+    ranked,
+)
+from decnn_tvm.schedules.vectors import vector_lanes, vector_registers
 
 TILE = "decnn.tile"
 GROUPS = "decnn.groups"
 BLOCK = "convolution"
+# Longer unrolled reductions gain nothing and cost instruction cache.
+MAX_UNROLL = 4
 
 
 def direct_convolution(
@@ -136,34 +155,83 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-class DirectConvolution(ScheduleRule):  # type: ignore[misc]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectChoice:
+    """Parameters of the schedule; the module docstring says what they are."""
+
+    tile: Tile
+    rows_first: bool = False
+    unroll: int = 1
+
+
+class DirectConvolution(Template[DirectChoice]):
     """Schedule functions around a `direct_convolution`."""
 
-    def apply(
-        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool
-    ) -> s_tir.Schedule | None:
-        """Return the schedule, or None for other functions."""
-        sch = s_tir.Schedule(func)
-        parts = split_blocks(sch, BLOCK)
-        if parts is None:
-            return None
+    block = BLOCK
+
+    def default(self, sch: s_tir.Schedule, block: SBlockRV) -> DirectChoice:
+        """Return the analytic tile, by channel blocks, not unrolled."""
+        rows, columns, blocks = (int(value) for value in sch.get(block).annotations[TILE])
+        return DirectChoice(tile=Tile(rows=rows, columns=columns, blocks=blocks))
+
+    def choices(
+        self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target
+    ) -> list[DirectChoice]:
+        """Return tiles, orders and unrolled lengths."""
+        block = parts[1]
+        groups = int(sch.get(block).annotations[GROUPS])
+        problem = _tile_problem(sch, block, groups, target)
+        last = extents(sch, block)[-1]
+        variants = product(
+            dividing_tiles(problem),
+            (False, True) if problem.blocks > 1 else (False,),
+            [size for size in divisors(last) if size <= MAX_UNROLL],
+        )
+        estimates = []
+        for tile, rows_first, unroll in variants:
+            steps = rows_first + (unroll > 1)
+            choice = DirectChoice(tile=tile, rows_first=rows_first, unroll=unroll)
+            estimates.append((cycles(problem, tile) * (1 + STEP * steps), choice))
+        return ranked(self.default(sch, block), estimates)
+
+    def schedule(
+        self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target, choice: DirectChoice
+    ) -> None:
+        """Tile for the registers, in the order of `choice`."""
         before, block, after = parts
         for other in before:
             vectorize_last(sch, other)
             spread_over_cores(sch, sch.get_loops(other)[:2], target)
-        annotations = sch.get(block).annotations
-        rows, columns, blocks = (int(value) for value in annotations[TILE])
+        groups = int(sch.get(block).annotations[GROUPS])
         n, o, y, x, lane, *reduction = sch.get_loops(block)
-        group, o = sch.split(o, [int(annotations[GROUPS]), None])
-        o, o_in = sch.split(o, [None, blocks])
-        y, y_in = sch.split(y, [None, rows])
-        x, x_in = sch.split(x, [None, columns])
+        group, o = sch.split(o, [groups, None])
+        o, o_in = sch.split(o, [None, choice.tile.blocks])
+        y, y_in = sch.split(y, [None, choice.tile.rows])
+        x, x_in = sch.split(x, [None, choice.tile.columns])
+        outer = [y, o] if choice.rows_first else [o, y]
+        if choice.unroll > 1:
+            reduction[-1:] = sch.split(reduction[-1], [None, choice.unroll])
+            sch.unroll(reduction[-1])
         # Blocks innermost: each broadcast pixel value is used up before the next one is loaded.
-        sch.reorder(o, y, x, *reduction, y_in, x_in, o_in, lane)
+        sch.reorder(*outer, x, *reduction, y_in, x_in, o_in, lane)
         append_epilogue(sch, block, after, x)
         unroll_tile(sch, [y_in, x_in, o_in], lane)
-        spread_over_cores(sch, [n, group, o, y], target)
+        spread_over_cores(sch, [n, group, *outer], target)
         start = sch.decompose_reduction(block, reduction[0])
         *tile, lane = sch.get_loops(start)[-4:]
         unroll_tile(sch, tile, lane)
-        return sch
+
+
+def _tile_problem(
+    sch: s_tir.Schedule, block: SBlockRV, groups: int, target: tvm.target.Target
+) -> TileProblem:
+    _, blocks, rows, columns, lanes, *reduction = extents(sch, block)
+    return TileProblem(
+        height=rows,
+        width=columns,
+        blocks=blocks // groups,
+        vectors=-(-lanes // vector_lanes(target)),
+        steps=prod(reduction),
+        registers=vector_registers(target),
+        input_bytes=float_bytes(operands(sch, block)[0]) // groups,
+    )

@@ -20,6 +20,8 @@ STREAM_BYTES = 8.0
 # Cycles per vector copied into a padded input: a load, a store and their cache misses.
 COPY_CYCLES = 2.0
 MAX_ROWS = 4
+# A tuner may try higher tiles than the model prefers.
+MAX_TUNED_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +73,17 @@ def streaming_cycles(size: float) -> float:
 
 def choose_tile(problem: TileProblem) -> Tile:
     """Return the tile with the fewest estimated cycles for a whole group of channels."""
-    tiles = _candidates(problem)
+    tiles = _candidates(problem, MAX_ROWS)
     return min(tiles, key=lambda tile: (cycles(problem, tile), -tile.columns, -tile.blocks))
+
+
+def dividing_tiles(problem: TileProblem) -> list[Tile]:
+    """Return the tiles that fit the registers and divide height and width."""
+    return [
+        tile
+        for tile in _candidates(problem, MAX_TUNED_ROWS)
+        if problem.height % tile.rows == 0 and problem.width % tile.columns == 0
+    ]
 
 
 def cycles(problem: TileProblem, tile: Tile) -> float:
@@ -89,10 +100,10 @@ def cycles(problem: TileProblem, tile: Tile) -> float:
     return count * (problem.steps * work + 2 * pixels * vectors) + copy + passes
 
 
-def _candidates(problem: TileProblem) -> list[Tile]:
+def _candidates(problem: TileProblem, max_rows: int) -> list[Tile]:
     room = max(2, problem.registers // problem.vectors)
     shapes = product(
-        range(1, min(MAX_ROWS, problem.height) + 1),
+        range(1, min(max_rows, problem.height) + 1),
         range(1, min(room - 1, problem.width) + 1),
         [size for size in range(1, 9) if problem.blocks % size == 0],
     )

@@ -19,28 +19,46 @@ Transactions on Mathematical Software 46, 2020).
 
 A band of rows of tiles is taken through all steps before the next one, so that its transformed
 input stays in the cache.
+
+Parameters of the template: the register tile of the products, and the rows of tiles in a band.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import tvm
 from tvm import s_tir, te, tirx
-from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from decnn_tvm.schedules.direct_convolution import pad, round_up
 from decnn_tvm.schedules.epilogue import (
     append_epilogue,
-    split_blocks,
     spread_over_cores,
     unroll_tile,
 )
-from decnn_tvm.schedules.register_tiles import Tile
+from decnn_tvm.schedules.register_tiles import (
+    CACHE_BYTES,
+    Tile,
+    TileProblem,
+    cycles,
+    dividing_tiles,
+    streaming_cycles,
+)
+from decnn_tvm.schedules.template import (
+    Parts,
+    Template,
+    divisors,
+    extents,
+    float_bytes,
+    operands,
+    ranked,
+)
+from decnn_tvm.schedules.vectors import vector_registers
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 
@@ -188,26 +206,57 @@ def _pick(index: te.Expr, values: Matrix, dtype: str) -> te.Expr:
     return result
 
 
-class WinogradConvolution(ScheduleRule):  # type: ignore[misc]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WinogradChoice:
+    """Parameters of the schedule; the module docstring says what they are."""
+
+    tile: Tile
+    band: int
+
+
+class WinogradConvolution(Template[WinogradChoice]):
     """Schedule functions around a `winograd_convolution`."""
 
-    def apply(
-        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool
-    ) -> s_tir.Schedule | None:
-        """Return the schedule, or None for other functions."""
-        sch = s_tir.Schedule(func)
-        parts = split_blocks(sch, BLOCK)
-        if parts is None:
-            return None
-        before, block, after = parts
-        *padded, half, points, products, half_result = before
+    block = BLOCK
+
+    def default(self, sch: s_tir.Schedule, block: SBlockRV) -> WinogradChoice:
+        """Return the analytic tile and band."""
         annotations = sch.get(block).annotations
         rows, columns, blocks = (int(value) for value in annotations[TILE])
-        band, vector = int(annotations[BAND]), int(annotations[VECTOR])
+        tile = Tile(rows=rows, columns=columns, blocks=blocks)
+        return WinogradChoice(tile=tile, band=int(annotations[BAND]))
+
+    def choices(
+        self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target
+    ) -> list[WinogradChoice]:
+        """Return tiles of the products, and bands of whole tiles."""
+        before, block, _ = parts
+        *_, products, _ = before
+        problem, inputs = _products_problem(sch, block, products, target)
+        weights = float_bytes(operands(sch, products)[1])
+        estimates = []
+        for tile in dividing_tiles(problem):
+            work = IN * IN * cycles(problem, tile)
+            for band in divisors(problem.height, multiple=tile.rows):
+                passes = streaming_cycles(weights) * (problem.height // band)
+                kept = inputs * band // problem.height
+                # What outgrows the cache is written once and read for every tile of blocks.
+                spilled = 2 * streaming_cycles(kept) if kept > CACHE_BYTES else 0.0
+                spilled *= problem.height // band
+                estimates.append((work + passes + spilled, WinogradChoice(tile=tile, band=band)))
+        return ranked(self.default(sch, block), estimates)
+
+    def schedule(
+        self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target, choice: WinogradChoice
+    ) -> None:
+        """Take bands of rows of tiles through all steps."""
+        before, block, after = parts
+        *padded, half, points, products, half_result = before
+        vector = int(sch.get(block).annotations[VECTOR])
 
         _, o, y, x, lane = sch.get_loops(block)
-        o, o_in = sch.split(o, [None, blocks])
-        y, ty, y_in = sch.split(y, [None, band, OUT])
+        o, o_in = sch.split(o, [None, choice.tile.blocks])
+        y, ty, y_in = sch.split(y, [None, choice.band, OUT])
         tx, x_in = sch.split(x, [None, OUT])
         part, lane = sch.split(lane, [None, vector])
         sch.reorder(y, o, o_in, ty, tx, part, y_in, x_in, lane)
@@ -220,7 +269,7 @@ class WinogradConvolution(ScheduleRule):  # type: ignore[misc]
         unroll_tile(sch, [i, j], lane)
 
         sch.compute_at(products, o, preserve_unit_loops=True)
-        chunk = _schedule_products(sch, products, rows, columns)
+        chunk = _schedule_products(sch, products, choice.tile.rows, choice.tile.columns)
         spread_over_cores(sch, [o], target)
         _unroll_last(sch, sch.decompose_reduction(products, chunk), 3)
 
@@ -239,7 +288,24 @@ class WinogradConvolution(ScheduleRule):  # type: ignore[misc]
             sch.vectorize(lane)
             spread_over_cores(sch, [channels], target)
         spread_over_cores(sch, [ty, tx], target)
-        return sch
+
+
+def _products_problem(
+    sch: s_tir.Schedule, block: SBlockRV, products: SBlockRV, target: tvm.target.Target
+) -> tuple[TileProblem, int]:
+    """Return the choice of a tile for the products, and the bytes of their transformed input."""
+    _, blocks, _, rows, columns, lanes, chunks, in_block = extents(sch, products)
+    points, _ = operands(sch, products)
+    groups = points[4] // chunks
+    problem = TileProblem(
+        height=rows,
+        width=columns,
+        blocks=blocks // groups,
+        vectors=-(-lanes // int(sch.get(block).annotations[VECTOR])),
+        steps=chunks * in_block,
+        registers=vector_registers(target),
+    )
+    return problem, float_bytes(points[1:])
 
 
 def _schedule_products(sch: s_tir.Schedule, products: SBlockRV, rows: int, columns: int) -> LoopRV:

@@ -22,6 +22,7 @@ NAMES = {
     "inspect_network",
     "load",
     "save_onnx",
+    "tune",
 }
 
 
@@ -33,6 +34,7 @@ def test_these_names_are_public() -> None:
 def test_every_name_leads_to_its_object() -> None:
     from decnn_tvm import compiler, decoupling, errors, frontend, inspection, network, package
     from decnn_tvm.runtime import Cluster, LocalCluster, Session
+    from decnn_tvm.tuning import tuner
 
     homes = {
         "DecnnError": errors.DecnnError,
@@ -47,6 +49,7 @@ def test_every_name_leads_to_its_object() -> None:
         "inspect_network": inspection.inspect_network,
         "load": frontend.load,
         "save_onnx": frontend.save_onnx,
+        "tune": tuner.tune,
     }
     assert homes == {name: getattr(decnn_tvm, name) for name in NAMES}
 

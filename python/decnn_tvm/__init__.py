@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from decnn_tvm.network import Network
     from decnn_tvm.package import Package
     from decnn_tvm.runtime import Cluster, LocalCluster, Session
+    from decnn_tvm.tuning.tuner import tune
 
     __version__: str
     connect = Cluster.connect
@@ -44,6 +45,7 @@ __all__ = [
     "inspect_network",
     "load",
     "save_onnx",
+    "tune",
 ]
 
 _HOMES = {
@@ -58,6 +60,7 @@ _HOMES = {
     "inspect_network": "decnn_tvm.inspection:inspect_network",
     "load": "decnn_tvm.frontend:load",
     "save_onnx": "decnn_tvm.frontend:save_onnx",
+    "tune": "decnn_tvm.tuning.tuner:tune",
 }
 
 

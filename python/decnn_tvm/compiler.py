@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import tvm
 
@@ -31,6 +31,9 @@ from decnn_tvm.passes.weights import unique_name
 from decnn_tvm.pipeline import spreading_passes
 from decnn_tvm.targets import CpuTarget, resolve_target
 
+if TYPE_CHECKING:
+    from decnn_tvm.tuning.records import Records
+
 logger = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -50,6 +53,7 @@ def compile_network(
     cores: int | None = None,
     wire: str = "float32",
     winograd: bool | None = None,
+    records: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Package:
     """Compile `network` for several devices and write the package to the folder `out`.
@@ -78,6 +82,9 @@ def compile_network(
         Compute wide 3 x 3 convolutions by Winograd's method where it is faster. Their weights take
         4 times the memory then. By default only where the network is not decoupled: one that is
         was made for little memory.
+    records : Path or str, optional
+        Folder with what `decnn_tvm.tune` measured. Layers that it knows for a target run as was
+        measured to be fastest, the others by the analytic model.
     progress : callable, optional
         Told of every step.
 
@@ -87,24 +94,52 @@ def compile_network(
         The network can't be split so.
     CompileError
         A target or an operator has no code, or `out` holds something that is no package.
+    RecordsError
+        `records` holds none, or damaged ones.
     """
     path = Path(out)
     _check_replaceable(path)
-    groups, counts = _group_counts(network, workers, shares, all_shares)
-    winograd = network.groups is None if winograd is None else winograd
+    _, counts = _group_counts(network, workers, shares, all_shares)
     resolved = _by_folder([resolve_target(target, cores=cores) for target in targets])
+    measured = None if records is None else _read_records(records)
+    options = {"winograd": uses_winograd(network, winograd), "records": measured}
     report = _Reporter(progress, 2 + len(resolved) * len(counts))
     report.step("placement")
-    spread = tvm.transform.Sequential(spreading_passes(groups))(network.module)
-    split = {count: _split(spread, count, wire, network.name) for count in counts}
+    _, split = split_network(network, workers, shares, all_shares, wire)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / "package"
-        _write(draft, split, resolved, winograd, report)
+        _write(draft, split, resolved, options, report)
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
     return Package(path)
+
+
+def split_network(
+    network: Network,
+    workers: int | None,
+    shares: Sequence[int] | None,
+    all_shares: bool,
+    wire: str,
+) -> tuple[int, dict[int, tvm.IRModule]]:
+    """Return the number of channel groups, and the stages for each number of them on a device.
+
+    The parameters are those of `compile_network`.
+
+    Raises
+    ------
+    PartitionError
+        The network can't be split so.
+    """
+    groups, counts = _group_counts(network, workers, shares, all_shares)
+    spread = tvm.transform.Sequential(spreading_passes(groups))(network.module)
+    return groups, {count: _split(spread, count, wire, network.name) for count in counts}
+
+
+def uses_winograd(network: Network, winograd: bool | None) -> bool:
+    """Return whether Winograd's method may be used, by default on what is not decoupled."""
+    return network.groups is None if winograd is None else winograd
 
 
 class _Reporter:
@@ -123,7 +158,7 @@ def _write(
     draft: Path,
     split: Mapping[int, tvm.IRModule],
     targets: Mapping[str, CpuTarget],
-    winograd: bool,
+    options: Mapping[str, Any],
     report: _Reporter,
 ) -> None:
     """Write a package from the stages for each number of groups on a device."""
@@ -135,11 +170,17 @@ def _write(
         paths = {count: f"lib/{folder}/groups{count}.so" for count in split}
         for count, module in split.items():
             report.step(f"{count} of {plan.groups} groups for {target.name}")
-            _build(module, target, draft / paths[count], winograd=winograd)
+            _build(module, target, draft / paths[count], options)
         libraries[folder] = _target_libraries(target, paths)
         names += paths.values()
     report.step("package")
     write_manifest(draft, plan, libraries, names)
+
+
+def _read_records(folder: Path | str) -> Records:
+    from decnn_tvm.tuning.records import Records  # MetaSchedule, which few compilations need
+
+    return Records(folder)
 
 
 def _split(spread: tvm.IRModule, count: int, wire: str, model: str) -> tvm.IRModule:
@@ -152,10 +193,10 @@ def _slices(split: tvm.IRModule) -> dict[str, list[Any]]:
     return {str(name): [tensor.numpy() for tensor in pieces] for name, pieces in weights.items()}
 
 
-def _build(split: tvm.IRModule, target: CpuTarget, path: Path, *, winograd: bool) -> None:
+def _build(split: tvm.IRModule, target: CpuTarget, path: Path, options: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     bare = split.without_attr("decnn.weights").without_attr("decnn.plan")
-    stages = build_stages(bare, target.target, winograd=winograd)
+    stages = build_stages(bare, target.target, **options)
     link_shared_library(stages, path, target.machine)
 
 

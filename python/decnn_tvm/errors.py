@@ -9,6 +9,7 @@
     ├── PartitionError    the network can't be split as asked (workers, groups, shares)
     ├── CompileError      no code for a layer or a target
     ├── PackageError      a damaged, foreign or mismatching package
+    ├── RecordsError      tuning records: none there, damaged, can't be written
     ├── InputError        a sample of the wrong shape, dtype or content
     └── ClusterError      workers: unreachable, refused, died
         └── ClusterTimeout    a wait that ran out
@@ -41,6 +42,10 @@ class CompileError(DecnnError):
 
 class PackageError(DecnnError):
     """A package is damaged, foreign, or does not fit this machine or version."""
+
+
+class RecordsError(DecnnError):
+    """Tuning records are missing, damaged, or can't be written."""
 
 
 class InputError(DecnnError):

@@ -14,6 +14,8 @@ For every stage function ``f`` of the module the library holds two functions:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import tvm
 from tvm import relax
 
@@ -23,11 +25,18 @@ from decnn_tvm.schedules.apply import ScheduleKernels
 from decnn_tvm.schedules.blocks import preferred_block
 from decnn_tvm.schedules.legalize import legalize_map
 
-__all__ = ["build_stages", "preferred_block"]
+if TYPE_CHECKING:
+    from decnn_tvm.tuning.records import Records
+
+__all__ = ["build_stages", "lower_stages", "preferred_block"]
 
 
 def build_stages(
-    mod: tvm.IRModule, target: tvm.target.Target, *, winograd: bool = False
+    mod: tvm.IRModule,
+    target: tvm.target.Target,
+    *,
+    winograd: bool = False,
+    records: Records | None = None,
 ) -> relax.VMExecutable:
     """Compile every Relax function of `mod`.
 
@@ -43,6 +52,8 @@ def build_stages(
     winograd
         Compute wide 3 x 3 convolutions by Winograd's method where it is faster. Their packed
         weights are then 4 times as large.
+    records
+        Measured schedules; the layers that they don't know for `target` get the analytic ones.
 
     Returns
     -------
@@ -54,11 +65,20 @@ def build_stages(
     CompileError
         If there is no code for an operator or a layer.
     """
+    mod = lower_stages(mod, target, winograd=winograd)
+    with target:
+        mod = tvm.transform.Sequential([*record_passes(records), ScheduleKernels()])(mod)
+    return tvm.compile(mod, target=target)
+
+
+def lower_stages(
+    mod: tvm.IRModule, target: tvm.target.Target, *, winograd: bool = False
+) -> tvm.IRModule:
+    """Return the stages as fused kernels without schedules; the parameters of `build_stages`."""
     with target:
         mod = tvm.transform.Sequential([*layout_passes(), *kernel_passes(winograd=winograd)])(mod)
         _check_lowered(mod)
-        mod = tvm.transform.Sequential([*fusion_passes(), ScheduleKernels()])(mod)
-    return tvm.compile(mod, target=target)
+        return tvm.transform.Sequential(fusion_passes())(mod)
 
 
 def layout_passes() -> list[tvm.transform.Pass]:
@@ -87,6 +107,15 @@ def fusion_passes() -> list[tvm.transform.Pass]:
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
     ]
+
+
+def record_passes(records: Records | None) -> list[tvm.transform.Pass]:
+    """Return the passes that schedule layers as records say."""
+    if records is None:
+        return []
+    from decnn_tvm.tuning.records import ApplyRecords
+
+    return [ApplyRecords(records)]
 
 
 # Relax operators that TVM's pipeline lowers afterwards.

@@ -13,9 +13,8 @@ from decnn_tvm.cli.options import (
     Commands,
     add_command,
     add_model,
+    add_split,
     load_model,
-    positive,
-    positives,
 )
 
 if TYPE_CHECKING:
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   decnn compile resnet50.onnx -o resnet50.pkg --workers 4
-  decnn compile grouped.onnx -o grouped.pkg --shares 2,1,1 --wire float16"""
+  decnn compile grouped.onnx -o grouped.pkg --shares 2,1,1 --wire float16
+  decnn compile grouped.onnx -o grouped.pkg --workers 4 --records records/"""
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -42,14 +42,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     parser.add_argument(
         "-o", "--output", required=True, metavar="FOLDER", help="package to write or replace"
     )
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--workers", type=positive, metavar="N", help="devices, evenly loaded")
-    sizes.add_argument(
-        "--shares", type=positives, metavar="2,1,1", help="channel groups of each device"
-    )
-    parser.add_argument(
-        "--all-shares", action="store_true", help="hold code for any number of groups on a device"
-    )
+    add_split(parser)
     parser.add_argument(
         "--target",
         action="append",
@@ -58,22 +51,9 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "may be repeated",
     )
     parser.add_argument(
-        "--cores",
-        type=positive,
-        metavar="N",
-        help="spread kernels over N cores of a device (default: those of the target, 1 for 'host')",
-    )
-    parser.add_argument(
-        "--wire",
-        choices=("float32", "float16"),
-        default="float32",
-        help="element type of exchanged activations (float32)",
-    )
-    parser.add_argument(
-        "--winograd",
-        action=argparse.BooleanOptionalAction,
-        help="compute wide 3x3 convolutions by Winograd's method: up to 3 times faster, and their "
-        "weights take 4 times the memory (default: for models that are not decoupled)",
+        "--records",
+        metavar="FOLDER",
+        help="what `decnn tune` measured; layers that it does not know get the analytic schedule",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
@@ -91,10 +71,11 @@ def execute(options: argparse.Namespace) -> None:
             workers=options.workers,
             shares=options.shares,
             all_shares=options.all_shares,
-            targets=[_target(name) for name in options.target or ["host"]],
+            targets=[parse_target(name) for name in options.target or ["host"]],
             cores=options.cores,
             wire=options.wire,
             winograd=options.winograd,
+            records=options.records,
             progress=progress,
         )
     summary = summarize(package)
@@ -146,7 +127,8 @@ def _count(movements: list[dict[str, str]]) -> str:
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
 
 
-def _target(text: str) -> str | dict[str, Any]:
+def parse_target(text: str) -> str | dict[str, Any]:
+    """Return a target's name, or the dict that JSON text stands for."""
     with contextlib.suppress(ValueError):
         data = json.loads(text)
         if isinstance(data, dict):

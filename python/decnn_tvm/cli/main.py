@@ -21,6 +21,7 @@ from decnn_tvm.cli import decouple as decouple_command
 from decnn_tvm.cli import demo as demo_command
 from decnn_tvm.cli import inspect as inspect_command
 from decnn_tvm.cli import run as run_command
+from decnn_tvm.cli import tune as tune_command
 from decnn_tvm.cli import worker as worker_command
 from decnn_tvm.errors import ClusterError, DecnnError
 
@@ -29,6 +30,7 @@ FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 COMMANDS = (
     inspect_command,
     decouple_command,
+    tune_command,
     compile_command,
     run_command,
     worker_command,

@@ -48,6 +48,36 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """Add how a model is split, and what else decides which kernels it needs."""
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--workers", type=positive, metavar="N", help="devices, evenly loaded")
+    sizes.add_argument(
+        "--shares", type=positives, metavar="2,1,1", help="channel groups of each device"
+    )
+    parser.add_argument(
+        "--all-shares", action="store_true", help="hold code for any number of groups on a device"
+    )
+    parser.add_argument(
+        "--cores",
+        type=positive,
+        metavar="N",
+        help="spread kernels over N cores of a device (default: those of the target, 1 for 'host')",
+    )
+    parser.add_argument(
+        "--wire",
+        choices=("float32", "float16"),
+        default="float32",
+        help="element type of exchanged activations (float32)",
+    )
+    parser.add_argument(
+        "--winograd",
+        action=argparse.BooleanOptionalAction,
+        help="compute wide 3x3 convolutions by Winograd's method: up to 3 times faster, and their "
+        "weights take 4 times the memory (default: for models that are not decoupled)",
+    )
+
+
 def load_model(options: argparse.Namespace) -> Network:
     """Load the model that `add_model` asked for."""
     from decnn_tvm.frontend import load
@@ -60,6 +90,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, at least 1")
     return int(text)
+
+
+def positive_seconds(text: str) -> float:
+    """Parse a number of seconds above 0."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds above 0")
+    return seconds
 
 
 def positives(text: str) -> tuple[int, ...]:

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``decnn tune``: measure schedules of a model's layers, here or on boards."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from decnn_tvm.cli.compile import parse_target
+from decnn_tvm.cli.options import (
+    Commands,
+    add_command,
+    add_model,
+    add_split,
+    load_model,
+    positive,
+    positive_seconds,
+)
+from decnn_tvm.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from decnn_tvm.tuning.report import ProgressCallback, TaskReport, TuningProgress, TuningReport
+
+EXAMPLE = """\
+  decnn tune resnet50.onnx --workers 4 --records records/
+  decnn compile resnet50.onnx -o resnet50.pkg --workers 4 --records records/
+  decnn tune resnet50.onnx --workers 4 --records records/ \\
+    --target raspberry-pi/4b-aarch64 --tracker 192.168.0.10:9190 --key pi4"""
+
+
+def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        common,
+        "tune",
+        "measure schedules of a model's layers, for faster code",
+        "Measure schedules of every distinct layer, on this machine or on boards that an RPC\n"
+        "tracker knows, and keep them in a folder for `decnn compile --records`. What the folder\n"
+        "holds is not measured again; Ctrl-C keeps what was measured. Tune with the options that\n"
+        "you compile with: they decide which layers there are.",
+        EXAMPLE,
+    )
+    add_model(parser)
+    parser.add_argument(
+        "--records", required=True, metavar="FOLDER", help="where measurements are kept"
+    )
+    add_split(parser)
+    parser.add_argument(
+        "--target",
+        default="host",
+        metavar="NAME",
+        help="'host' (default), a CPU tag of TVM such as raspberry-pi/4b-aarch64, or TVM's JSON",
+    )
+    parser.add_argument(
+        "--trials", type=positive, default=16, metavar="N", help="candidates per layer (16)"
+    )
+    parser.add_argument(
+        "--tracker", metavar="HOST:PORT", help="RPC tracker of the boards (default: no boards)"
+    )
+    parser.add_argument("--key", metavar="KEY", help="what the boards are registered as")
+    parser.add_argument(
+        "--timeout",
+        type=positive_seconds,
+        default=20.0,
+        metavar="SECONDS",
+        help="limit for building, and for timing, one candidate (20)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    return parser
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Run the command."""
+    network = load_model(options)
+    from decnn_tvm.tuning.tuner import tune
+
+    with _progress_display() as progress:
+        report = tune(
+            network,
+            options.records,
+            workers=options.workers,
+            shares=options.shares,
+            all_shares=options.all_shares,
+            target=parse_target(options.target),
+            cores=options.cores,
+            wire=options.wire,
+            winograd=options.winograd,
+            trials=options.trials,
+            tracker=options.tracker,
+            key=options.key,
+            timeout=options.timeout,
+            progress=progress,
+        )
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        _show(report)
+
+
+@contextlib.contextmanager
+def _progress_display() -> Iterator[ProgressCallback]:
+    """Show on standard error how far the run is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("finding the layers", total=None)
+
+        def report(state: TuningProgress) -> None:
+            done = state.task + (state.trial / state.trials if state.trials else 1.0)
+            bar.update(task, description=_describe(state), completed=done, total=state.tasks)
+
+        yield report
+
+
+def _describe(state: TuningProgress) -> str:
+    parts = [f"layer {state.task + 1} of {state.tasks}, trial {state.trial} of {state.trials}"]
+    if state.best_us is not None:
+        parts.append(f"best {state.best_us:.1f} µs (was {_number(state.before_us)})")
+    if state.failed:
+        parts.append(f"{state.failed} failed")
+    if state.seconds_left is not None:
+        minutes, seconds = divmod(round(state.seconds_left), 60)
+        parts.append(f"about {minutes}:{seconds:02} left")
+    return ", ".join(parts)
+
+
+def _show(report: TuningReport) -> None:
+    columns = ("layer", "runs", "before µs", "after µs", "gain", "share", "measured", "failed")
+    title = f"{len(report.tasks)} layers tuned for {report.target} in {report.seconds:.0f} s"
+    print_table(title, columns, [_row(task) for task in report.tasks])
+    for cause in sorted({cause for task in report.tasks for cause in task.failures}):
+        count = sum(task.failures.get(cause, 0) for task in report.tasks)
+        print(f"{count} candidates failed: {cause}")
+    print(
+        f"all layers: {report.before_us / 1e3:.3f} ms before, {report.after_us / 1e3:.3f} ms after"
+    )
+    print(f"records: {report.database}; use them with `decnn compile --records {report.database}`")
+
+
+def _row(task: TaskReport) -> tuple[str, ...]:
+    gain = task.before_us / task.after_us if task.before_us and task.after_us else None
+    return (
+        task.name,
+        str(task.weight),
+        _number(task.before_us),
+        _number(task.after_us),
+        "failed" if gain is None else f"{gain:.2f}",
+        f"{task.share:.1%}",
+        f"{task.measured} of {task.candidates}",
+        str(sum(task.failures.values())),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "failed" if value is None else f"{value:.1f}"

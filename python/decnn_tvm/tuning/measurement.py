@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build and time candidates in processes of their own, so that a bad one costs its trial alone.
+
+Building runs in a pool that is kept for the whole run, since starting a process with TVM takes
+longer than most kernels. Timing is MetaSchedule's `LocalRunner`, or its `RPCRunner` for boards;
+libraries are linked here, so a board needs no compiler.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import tvm
+from tvm import s_tir
+from tvm.s_tir import meta_schedule as ms
+from tvm.support.popen_pool import MapResult, PopenPoolExecutor, StatusKind
+
+from decnn_tvm.linking import link_shared_library
+from decnn_tvm.targets import CpuTarget
+from decnn_tvm.tuning.tracker import Tracker
+
+# Three medians of at least 20 ms each: enough to tell 5 % apart on a quiet machine.
+EVALUATOR = ms.runner.EvaluatorConfig(number=1, repeat=3, min_repeat_ms=20)
+# TVM's build leaks, so that a process is replaced after so many candidates.
+BUILDS_PER_PROCESS = 128
+
+COMPILE_ERROR, RUN_ERROR, TIME_OUT = "compile error", "run error", "time-out"
+
+
+class Runner(Protocol):
+    """MetaSchedule's runners, as they are used here."""
+
+    def run(self, runner_inputs: list[ms.runner.RunnerInput]) -> list[ms.runner.RunnerFuture]:
+        """Start timing libraries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a candidate: seconds, or a failure.
+
+    Attributes
+    ----------
+    seconds
+        Of each repetition; empty after a failure.
+    failure
+        ``"compile error"``, ``"run error"`` or ``"time-out"``; None after a success.
+    cause
+        The last line of the error.
+    """
+
+    seconds: tuple[float, ...] = ()
+    failure: str | None = None
+    cause: str = ""
+
+
+class Measurer:
+    """Builds and times candidates for one target.
+
+    Parameters
+    ----------
+    target : CpuTarget
+        What to build for.
+    timeout : float
+        Seconds that building, and timing, of one candidate may take.
+    tracker : Tracker, optional
+        Where the boards are; by default candidates run on this machine.
+    runner : Runner, optional
+        Times libraries instead of MetaSchedule's runners.
+    """
+
+    def __init__(
+        self,
+        target: CpuTarget,
+        *,
+        timeout: float,
+        tracker: Tracker | None = None,
+        runner: Runner | None = None,
+    ) -> None:
+        self._target = target
+        self._timeout = timeout
+        self.tracker = tracker
+        self._folder = tempfile.TemporaryDirectory(prefix="decnn-tune-")
+        self._built = 0
+        self._builder = PopenPoolExecutor(
+            max_workers=max(1, min(4, len(os.sched_getaffinity(0)))),
+            timeout=timeout,
+            maximum_process_uses=BUILDS_PER_PROCESS,
+            stderr=subprocess.DEVNULL,
+        )
+        self._pools = [self._builder]
+        self._runner = runner or (self._remote(tracker) if tracker else self._local())
+
+    def __enter__(self) -> Measurer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End all processes and remove what they built."""
+        for pool in self._pools:
+            pool.shutdown(wait=True)
+        self._folder.cleanup()
+
+    def build(self, schedules: Sequence[s_tir.Schedule]) -> list[Path | Outcome]:
+        """Return a library for each schedule, or what kept it from being built."""
+        jobs = [(schedule.mod, self._target, str(self._path())) for schedule in schedules]
+        results = self._builder.map_with_error_catching(_build_job, jobs)
+        return [_built(result, self._timeout) for result in results]
+
+    def time(
+        self, libraries: Sequence[Path | Outcome], schedules: Sequence[s_tir.Schedule]
+    ) -> list[Outcome]:
+        """Time libraries one after the other; failures of building are passed on."""
+        return [
+            library if isinstance(library, Outcome) else self._time(library, schedule)
+            for library, schedule in zip(libraries, schedules, strict=True)
+        ]
+
+    def _time(self, library: Path, schedule: s_tir.Schedule) -> Outcome:
+        arguments = ms.arg_info.ArgInfo.from_prim_func(schedule.mod["main"])
+        (future,) = self._runner.run([ms.runner.RunnerInput(str(library), "cpu", arguments)])
+        result = future.result()
+        if result.error_msg is None:
+            return Outcome(seconds=tuple(float(value) for value in result.run_secs))
+        late = "Timeout" in str(result.error_msg) or "timeout" in str(result.error_msg)
+        return Outcome(
+            failure=TIME_OUT if late else RUN_ERROR, cause=_last_line(str(result.error_msg))
+        )
+
+    def _path(self) -> Path:
+        self._built += 1
+        return Path(self._folder.name) / f"candidate{self._built}.so"
+
+    def _local(self) -> Runner:
+        cores = int(self._target.target.attrs.get("num-cores", 1) or 1)
+        runner = ms.runner.LocalRunner(
+            timeout_sec=self._timeout,
+            evaluator_config=EVALUATOR,
+            initializer=partial(_use_threads, cores),
+        )
+        self._pools.append(runner.pool)
+        return runner  # type: ignore[no-any-return]
+
+    def _remote(self, tracker: Tracker) -> Runner:
+        runner = ms.runner.RPCRunner(
+            ms.runner.RPCConfig(
+                tracker_host=tracker.host,
+                tracker_port=tracker.port,
+                tracker_key=tracker.key,
+                session_timeout_sec=max(1, round(self._timeout)),
+            ),
+            evaluator_config=EVALUATOR,
+        )
+        # Its own pool would wait for a board for ever.
+        runner.pool.shutdown(wait=True)
+        runner.pool = PopenPoolExecutor(
+            max_workers=1, timeout=2 * self._timeout, stderr=subprocess.DEVNULL
+        )
+        self._pools.append(runner.pool)
+        return runner  # type: ignore[no-any-return]
+
+
+def _build_job(job: tuple[tvm.IRModule, CpuTarget, str]) -> str:
+    """Build a library in a process of the pool."""
+    mod, target, path = job
+    library = tvm.compile(mod, target=target.target)
+    link_shared_library(library, Path(path), target.machine)
+    return path
+
+
+def _built(result: MapResult, timeout: float) -> Path | Outcome:
+    if result.status == StatusKind.COMPLETE:
+        return Path(result.value)
+    if result.status == StatusKind.TIMEOUT:
+        return Outcome(failure=TIME_OUT, cause=f"building took over {timeout:g} s")
+    return Outcome(failure=COMPILE_ERROR, cause=_last_line(str(result.value)))
+
+
+def _use_threads(cores: int) -> None:
+    """Give TVM's thread pool of a timing process as many threads as the target has cores."""
+    os.environ["TVM_NUM_THREADS"] = str(cores)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was measured: a MetaSchedule JSON database in a folder, read and written by target.
+
+Two files of JSON lines, ``database_workload.json`` (layers) and ``database_tuning_record.json``
+(a trace, its seconds and its target each). A record is known by its layer, its target and its
+trace, since a trace of our templates holds all decisions; one trace may have been timed several
+times, and the median counts. A candidate that failed for good has `FAILED` seconds, as
+MetaSchedule writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeAlias
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.s_tir import meta_schedule as ms
+from tvm.s_tir.schedule import ScheduleError
+
+from decnn_tvm.errors import RecordsError
+from decnn_tvm.schedules.apply import is_layer
+
+logger = logging.getLogger(__name__)
+
+FAILED = 1e10
+WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
+
+_Layer: TypeAlias = "tuple[int, str]"
+
+
+class Records:
+    """Measured schedules of layers.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Where they are.
+    create : bool
+        Start an empty database where there is none, and check that it can be written.
+
+    Raises
+    ------
+    RecordsError
+        The folder has no records, is damaged, or can't be written.
+    """
+
+    def __init__(self, folder: Path | str, *, create: bool = False) -> None:
+        self.folder = Path(folder)
+        _prepare(self.folder, create)
+        for name in (WORKLOADS, RECORDS):
+            _check_lines(self.folder / name)
+        try:
+            self._database = ms.database.JSONDatabase(work_dir=str(self.folder))
+            known = list(self._database.get_all_tuning_records())
+        except Exception as error:  # whatever TVM makes of what is in there
+            raise RecordsError(
+                f"{self.folder}: not a MetaSchedule database of this TVM "
+                f"({_first_line(error)}). Use another folder."
+            ) from error
+        self._times: dict[_Layer, dict[str, list[float]]] = defaultdict(dict)
+        self._traces: dict[str, s_tir.schedule.Trace] = {}
+        for record in known:
+            seconds = [float(value) for value in record.run_secs or [FAILED]]
+            self._remember(record.workload.mod, record.target, record.trace, seconds)
+
+    def times(self, layer: tirx.PrimFunc, target: tvm.target.Target) -> dict[str, list[float]]:
+        """Return the seconds of each measurement by the text of the trace."""
+        found = self._times.get(_key(as_module(layer), target), {})
+        return {trace: list(seconds) for trace, seconds in found.items()}
+
+    def best(self, layer: tirx.PrimFunc, target: tvm.target.Target) -> s_tir.schedule.Trace | None:
+        """Return the trace of the fastest schedule of `layer`, or None for an unknown layer."""
+        found = self.times(layer, target)
+        medians = {trace: median(seconds) for trace, seconds in found.items()}
+        trace = min(medians, key=medians.__getitem__, default=None)
+        return None if trace is None or medians[trace] >= FAILED else self._traces[trace]
+
+    def add(
+        self,
+        layer: tirx.PrimFunc,
+        target: tvm.target.Target,
+        schedule: s_tir.Schedule,
+        seconds: float,
+    ) -> None:
+        """Keep a measurement of a schedule, in the database too.
+
+        Raises
+        ------
+        RecordsError
+            It can't be written; it is kept in memory.
+        """
+        mod = as_module(layer)
+        self._remember(mod, target, schedule.trace, [seconds])
+        try:
+            workload = self._database.commit_workload(mod)
+            arguments = ms.arg_info.ArgInfo.from_prim_func(mod["main"])
+            record = ms.database.TuningRecord(
+                schedule.trace, workload, [seconds], target, arguments
+            )
+            self._database.commit_tuning_record(record)
+        except Exception as error:  # a full disk, a folder that went
+            raise RecordsError(
+                f"{self.folder}: a record can't be written ({_first_line(error)})"
+            ) from error
+
+    def _remember(
+        self,
+        mod: tvm.IRModule,
+        target: tvm.target.Target,
+        trace: s_tir.schedule.Trace,
+        seconds: list[float],
+    ) -> None:
+        text = str(trace)
+        self._traces[text] = trace
+        self._times[_key(mod, target)].setdefault(text, []).extend(seconds)
+
+
+@tvm.transform.module_pass(opt_level=0, name="decnn.ApplyRecords")
+class ApplyRecords:
+    """Schedule the layers that records know for the current target; leave the others alone."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Replace layers by what was measured to be fastest."""
+        target = tvm.target.Target.current(allow_none=False)
+        scheduled = {}
+        for var, func in mod.functions_items():
+            trace = self.records.best(func, target) if is_layer(func) else None
+            replayed = None if trace is None else _replay(func, trace, var.name_hint)
+            if replayed is not None:
+                scheduled[var] = replayed.with_attr("tirx.is_scheduled", True)
+        mod = mod.clone()
+        for var, func in scheduled.items():
+            mod.update_func(var, func)
+        logger.info("%d layers by their records for %s", len(scheduled), target)
+        return mod
+
+
+def as_module(layer: tirx.PrimFunc) -> tvm.IRModule:
+    """Return a layer as a module whose function bears the same name whatever the network's is."""
+    return tvm.IRModule({"main": layer.with_attr("global_symbol", "main")})
+
+
+def target_text(target: tvm.target.Target) -> str:
+    """Return what a target's code depends on as text; equal targets give equal texts."""
+    options = {key: value for key, value in dict(target.export()).items() if key != "tag"}
+    return json.dumps(options, sort_keys=True, default=str)
+
+
+def _replay(func: tirx.PrimFunc, trace: s_tir.schedule.Trace, name: str) -> tirx.PrimFunc | None:
+    sch = s_tir.Schedule(func)
+    try:
+        trace.apply_to_schedule(sch, remove_postproc=False)
+    except (ScheduleError, ValueError, RuntimeError) as error:
+        logger.warning("the record of %s does not fit it: %s", name, _first_line(error))
+        return None
+    return sch.mod["main"]
+
+
+def _key(mod: tvm.IRModule, target: tvm.target.Target) -> _Layer:
+    return tvm_ffi.structural_hash(mod, map_free_vars=True), target_text(target)
+
+
+def _prepare(folder: Path, create: bool) -> None:
+    if not create:
+        if not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
+            raise RecordsError(
+                f"{folder}: holds no tuning records ({RECORDS}); expected a folder that "
+                "`decnn tune --records` wrote"
+            )
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (WORKLOADS, RECORDS):
+            (folder / name).open("a").close()
+    except OSError as error:
+        raise RecordsError(
+            f"{folder}: tuning records can't be written there ({error.strerror}). "
+            "Choose a folder that can be written."
+        ) from error
+
+
+def _check_lines(path: Path) -> None:
+    """Make sure that every line is JSON: TVM's own reader would end in a traceback."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordsError(f"{path}: unreadable ({_first_line(error)})") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            entry: Any = json.loads(line)
+        except ValueError as error:
+            raise RecordsError(
+                f"{path}: line {number} is damaged. Delete that line, or use another folder."
+            ) from error
+        if not isinstance(entry, list):
+            raise RecordsError(f"{path}: line {number} is no tuning record. Use another folder.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tune the layers of a network: find them, search each one's space, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from decnn_tvm.compiler import split_network, uses_winograd
+from decnn_tvm.lowering import lower_stages
+from decnn_tvm.network import Network
+from decnn_tvm.targets import CpuTarget, resolve_target
+from decnn_tvm.tuning.cost_model import CostModel
+from decnn_tvm.tuning.measurement import Measurer, Runner
+from decnn_tvm.tuning.records import Records
+from decnn_tvm.tuning.report import (
+    ProgressCallback,
+    TaskReport,
+    TuningProgress,
+    TuningReport,
+)
+from decnn_tvm.tuning.task_tuning import TaskTuning
+from decnn_tvm.tuning.tasks import TuningTask, find_tasks
+from decnn_tvm.tuning.tracker import Tracker
+
+TRIALS = 16
+TIMEOUT = 20.0
+
+
+def tune(
+    network: Network,
+    database: Path | str,
+    *,
+    workers: int | None = None,
+    shares: Sequence[int] | None = None,
+    all_shares: bool = False,
+    target: str | Mapping[str, Any] = "host",
+    cores: int | None = None,
+    wire: str = "float32",
+    winograd: bool | None = None,
+    trials: int = TRIALS,
+    tracker: str | None = None,
+    key: str | None = None,
+    timeout: float = TIMEOUT,
+    progress: ProgressCallback | None = None,
+    runner: Runner | None = None,
+) -> TuningReport:
+    """Measure schedules of the layers of `network` and keep them in the folder `database`.
+
+    What the folder holds already is not measured again, and what was measured stays there if the
+    run is interrupted. `decnn_tvm.compile` uses it with ``records=database``.
+
+    Parameters
+    ----------
+    network : Network
+        Dense or decoupled.
+    database : Path or str
+        Folder of a MetaSchedule JSON database; made if it is not there.
+    workers, shares, all_shares, cores, wire, winograd
+        As for `decnn_tvm.compile`: they decide which layers there are.
+    target : str or dict
+        What to tune for; see `decnn_tvm.targets.resolve_target`.
+    trials : int
+        Candidates to measure per layer, with those that the folder holds.
+    tracker, key : str, optional
+        ``host:port`` of an RPC tracker and the key of the boards to measure on; by default this
+        machine is measured.
+    timeout : float
+        Seconds that building, or timing, one candidate may take. A late one fails.
+    progress : callable, optional
+        Told after each candidate.
+    runner : Runner, optional
+        Times libraries instead of MetaSchedule's runners.
+
+    Raises
+    ------
+    PartitionError, CompileError
+        As for `decnn_tvm.compile`.
+    RecordsError
+        The folder is damaged or can't be written.
+    ClusterError
+        No tracker answers, or it has no device under the key.
+    """
+    start = time.monotonic()
+    boards = None if tracker is None else Tracker.parse(tracker, key)
+    resolved = resolve_target(target, cores=cores)
+    records = Records(database, create=True)
+    if boards is not None:
+        boards.check()
+    _, split = split_network(network, workers, shares, all_shares, wire)
+    chosen = uses_winograd(network, winograd)
+    tasks = find_tasks(
+        lower_stages(mod, resolved.target, winograd=chosen) for mod in split.values()
+    )
+    with Measurer(resolved, timeout=timeout, tracker=boards, runner=runner) as measurer:
+        tunings = _tune_all(tasks, resolved, records, measurer, trials, progress)
+    return TuningReport(
+        target=resolved.name,
+        database=str(database),
+        seconds=time.monotonic() - start,
+        tasks=_reports(tasks, tunings),
+    )
+
+
+def _tune_all(
+    tasks: Sequence[TuningTask],
+    target: CpuTarget,
+    records: Records,
+    measurer: Measurer,
+    trials: int,
+    progress: ProgressCallback | None,
+) -> list[TaskTuning]:
+    model, clock = CostModel(), _Clock(len(tasks), trials)
+    tunings = []
+    for index, task in enumerate(tasks):
+        tuning = TaskTuning(task, target.target, records, model, trials)
+
+        def report(index: int = index, tuning: TaskTuning = tuning) -> None:
+            if progress is not None:
+                progress(_state(index, tasks, tuning, clock.left(index, tuning)))
+
+        report()
+        tuning.run(measurer, report)
+        tunings.append(tuning)
+    return tunings
+
+
+class _Clock:
+    """Estimates the time left from the trials done."""
+
+    def __init__(self, tasks: int, trials: int) -> None:
+        self._start = time.monotonic()
+        self._tasks, self._trials = tasks, trials
+        self._done: dict[int, int] = {}
+
+    def left(self, index: int, tuning: TaskTuning) -> float | None:
+        self._done[index] = tuning.new
+        done = sum(self._done.values())
+        if not done:
+            return None
+        rest = tuning.trials - tuning.new + self._trials * (self._tasks - index - 1)
+        return (time.monotonic() - self._start) / done * rest
+
+
+def _state(
+    index: int, tasks: Sequence[TuningTask], tuning: TaskTuning, left: float | None
+) -> TuningProgress:
+    return TuningProgress(
+        task=index,
+        tasks=len(tasks),
+        name=tasks[index].name,
+        trial=tuning.new,
+        trials=tuning.trials,
+        best_us=_microseconds(tuning.best),
+        before_us=_microseconds(tuning.before),
+        failed=sum(tuning.failures.values()),
+        seconds_left=left,
+    )
+
+
+def _reports(tasks: Sequence[TuningTask], tunings: Sequence[TaskTuning]) -> tuple[TaskReport, ...]:
+    total = sum(
+        task.weight * (tuning.before or 0.0) for task, tuning in zip(tasks, tunings, strict=True)
+    )
+    return tuple(
+        TaskReport(
+            name=task.name,
+            weight=task.weight,
+            candidates=len(tuning.candidates),
+            measured=len(tuning.times()),
+            new=tuning.new,
+            before_us=_microseconds(tuning.before),
+            after_us=_microseconds(tuning.best),
+            share=task.weight * (tuning.before or 0.0) / total if total else 0.0,
+            failures=dict(tuning.failures),
+        )
+        for task, tuning in zip(tasks, tunings, strict=True)
+    )
+
+
+def _microseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e6 * seconds
