@@ -54,6 +54,35 @@ def test_not_onnx(command: Command, tmp_path: Path) -> None:
     refused(command, ["inspect", path], 2, "text.onnx", "ONNX")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tracker", "somewhere"], ["'somewhere'", "expected host:port"]),
+        (["--tracker", "127.0.0.1:9190"], ["expected a key too"]),
+        (["--trials", "0"], ["at least 1"]),
+        (["--timeout", "soon"], ["--timeout"]),
+    ],
+)
+def test_tune_with_wrong_options(
+    command: Command, folder: Path, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    verb = ["tune", folder / "dense.onnx", "--records", tmp_path / "records"]
+    refused(command, [*verb, *arguments], 2, *words)
+
+
+def test_records_that_are_not_there(command: Command, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.pkg"
+    options = ["-o", out, "--records", tmp_path / "nothing"]
+    refused(command, ["compile", folder / "grouped.onnx", *options], 2, "holds no tuning records")
+    assert not out.exists()
+
+
+def test_records_that_can_not_be_written(command: Command, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    options = ["--records", tmp_path / "file"]
+    refused(command, ["tune", folder / "grouped.onnx", *options], 2, "can't be written")
+
+
 def test_an_unsupported_operator(command: Command, tmp_path: Path) -> None:
     infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, 8, 8]) for n in "xy"]
     node = helper.make_node("Frobnicate", ["x"], ["y"], domain="com.example")

@@ -24,11 +24,28 @@ Command = Callable[..., Any]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-@pytest.mark.parametrize("name", ["inspect", "decouple", "compile", "run", "worker", "demo"])
+@pytest.mark.parametrize(
+    "name", ["inspect", "decouple", "tune", "compile", "run", "worker", "demo"]
+)
 def test_help_shows_an_example(command: Command, name: str) -> None:
     done = command(name, "--help")
     assert done.status == 0
     assert f"example:\n  decnn {name}" in done.out
+
+
+def test_tune_then_compile(command: Command, folder: Path, tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    done = command("tune", folder / "grouped.onnx", "--records", records, "--trials", 1)
+    assert done.status == 0, done.err
+    assert "layers tuned for" in done.out and "1 of" in done.out
+    assert f"decnn compile --records {records}" in done.out
+    again = command("tune", folder / "grouped.onnx", "--records", records, "--trials", 1, "--json")
+    report = json.loads(again.out)
+    assert {task["new"] for task in report["tasks"]} == {0}
+    out = tmp_path / "tuned.pkg"
+    done = command("compile", folder / "grouped.onnx", "-o", out, "--records", records)
+    assert done.status == 0, done.err
+    assert Package(out).plan.groups == 2
 
 
 def test_inspect_says_what_can_be_decoupled(command: Command, folder: Path) -> None:

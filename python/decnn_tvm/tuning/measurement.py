@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ EVALUATOR = ms.runner.EvaluatorConfig(number=1, repeat=3, min_repeat_ms=20)
 BUILDS_PER_PROCESS = 128
 
 COMPILE_ERROR, RUN_ERROR, TIME_OUT = "compile error", "run error", "time-out"
+BOARD_LOST = "board lost"
 
 
 class Runner(Protocol):
@@ -51,7 +52,8 @@ class Outcome:
     seconds
         Of each repetition; empty after a failure.
     failure
-        ``"compile error"``, ``"run error"`` or ``"time-out"``; None after a success.
+        ``"compile error"``, ``"run error"``, ``"time-out"`` or ``"board lost"``; None after a
+        success.
     cause
         The last line of the error.
     """
@@ -89,6 +91,7 @@ class Measurer:
         self.tracker = tracker
         self._folder = tempfile.TemporaryDirectory(prefix="decnn-tune-")
         self._built = 0
+        self._boards = tracker.check() if tracker else 1
         self._builder = PopenPoolExecutor(
             max_workers=max(1, min(4, len(os.sched_getaffinity(0)))),
             timeout=timeout,
@@ -120,23 +123,27 @@ class Measurer:
 
     def time(
         self, libraries: Sequence[Path | Outcome], schedules: Sequence[s_tir.Schedule]
-    ) -> list[Outcome]:
-        """Time libraries one after the other; failures of building are passed on."""
-        return [
-            library if isinstance(library, Outcome) else self._time(library, schedule)
-            for library, schedule in zip(libraries, schedules, strict=True)
-        ]
+    ) -> Iterator[Outcome]:
+        """Time libraries, as many at once as there are boards; failed builds are passed on."""
+        pairs = list(zip(libraries, schedules, strict=True))
+        for start in range(0, len(pairs), self._boards):
+            some = pairs[start : start + self._boards]
+            inputs = [_input(built, each) for built, each in some if isinstance(built, Path)]
+            futures = iter(self._runner.run(inputs) if inputs else [])
+            for library, _ in some:
+                if isinstance(library, Outcome):
+                    yield library
+                else:
+                    yield self._outcome(next(futures).result())
 
-    def _time(self, library: Path, schedule: s_tir.Schedule) -> Outcome:
-        arguments = ms.arg_info.ArgInfo.from_prim_func(schedule.mod["main"])
-        (future,) = self._runner.run([ms.runner.RunnerInput(str(library), "cpu", arguments)])
-        result = future.result()
+    def _outcome(self, result: ms.runner.RunnerResult) -> Outcome:
         if result.error_msg is None:
             return Outcome(seconds=tuple(float(value) for value in result.run_secs))
-        late = "Timeout" in str(result.error_msg) or "timeout" in str(result.error_msg)
-        return Outcome(
-            failure=TIME_OUT if late else RUN_ERROR, cause=_last_line(str(result.error_msg))
-        )
+        late = "timeout" in str(result.error_msg).lower()
+        failure = TIME_OUT if late else RUN_ERROR
+        if self.tracker is not None and not self.tracker.has_board():
+            failure = BOARD_LOST
+        return Outcome(failure=failure, cause=_last_line(str(result.error_msg)))
 
     def _path(self) -> Path:
         self._built += 1
@@ -165,10 +172,15 @@ class Measurer:
         # Its own pool would wait for a board for ever.
         runner.pool.shutdown(wait=True)
         runner.pool = PopenPoolExecutor(
-            max_workers=1, timeout=2 * self._timeout, stderr=subprocess.DEVNULL
+            max_workers=self._boards, timeout=2 * self._timeout, stderr=subprocess.DEVNULL
         )
         self._pools.append(runner.pool)
         return runner  # type: ignore[no-any-return]
+
+
+def _input(library: Path, schedule: s_tir.Schedule) -> ms.runner.RunnerInput:
+    arguments = ms.arg_info.ArgInfo.from_prim_func(schedule.mod["main"])
+    return ms.runner.RunnerInput(str(library), "cpu", arguments)
 
 
 def _build_job(job: tuple[tvm.IRModule, CpuTarget, str]) -> str:

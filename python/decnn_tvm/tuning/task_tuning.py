@@ -24,7 +24,7 @@ from tvm import s_tir
 
 from decnn_tvm.errors import RecordsError
 from decnn_tvm.tuning.cost_model import CostModel, tuning_context
-from decnn_tvm.tuning.measurement import Measurer, Outcome
+from decnn_tvm.tuning.measurement import BOARD_LOST, Measurer, Outcome
 from decnn_tvm.tuning.records import FAILED, Records, as_module
 from decnn_tvm.tuning.tasks import TuningTask
 
@@ -116,10 +116,10 @@ class TaskTuning:
     def _measure(self, measurer: Measurer, batch: Sequence[str], done: Callable[[], None]) -> None:
         schedules = [self.candidates[text] for text in batch]
         libraries = measurer.build(schedules)
-        for text, schedule, library in zip(batch, schedules, libraries, strict=True):
-            (outcome,) = measurer.time([library], [schedule])
-            if isinstance(library, Path):
-                self._libraries[text] = library
+        built = zip(batch, libraries, strict=True)
+        self._libraries |= {text: each for text, each in built if isinstance(each, Path)}
+        outcomes = measurer.time(libraries, schedules)
+        for schedule, outcome in zip(schedules, outcomes, strict=True):
             if outcome.failure is None:
                 self._keep(schedule, median(outcome.seconds))
             else:
@@ -130,9 +130,10 @@ class TaskTuning:
     def _note_failure(self, measurer: Measurer, schedule: s_tir.Schedule, outcome: Outcome) -> None:
         logger.warning("%s: %s: %s", self._task.name, outcome.failure, outcome.cause)
         self.failures[str(outcome.failure)] += 1
-        if measurer.tracker is not None:
-            measurer.tracker.check()  # a board that is gone would fail all that follow
-        self._keep(schedule, FAILED)
+        if measurer.tracker is not None and outcome.failure == BOARD_LOST:
+            measurer.tracker.wait_for_board()
+        else:  # the candidate is to blame, and need not be tried again
+            self._keep(schedule, FAILED)
 
     def _keep(self, schedule: s_tir.Schedule, seconds: float) -> None:
         try:
@@ -141,12 +142,13 @@ class TaskTuning:
             logger.warning("%s", error)
 
     def _learn(self, texts: Sequence[str]) -> None:
-        if texts:
-            times = self.times()
+        times = self.times()
+        known = [text for text in texts if text in times]
+        if known:
             self._model.learn(
                 self._context,
-                [self.candidates[text] for text in texts],
-                [median(times[text]) for text in texts],
+                [self.candidates[text] for text in known],
+                [median(times[text]) for text in known],
             )
 
     def _confirm(self, measurer: Measurer) -> None:

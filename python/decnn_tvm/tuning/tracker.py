@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
+import time
 from dataclasses import dataclass
 
 from tvm.rpc import base
 
 from decnn_tvm.errors import ClusterError
 
+logger = logging.getLogger(__name__)
+
 TIMEOUT = 5.0
 """Seconds that a tracker may take for an answer."""
+PATIENCE = 60.0
+"""Seconds within which a lost board must be back: time enough to start again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +55,8 @@ class Tracker:
             )
         return cls(host=host, port=int(port), key=key)
 
-    def check(self) -> None:
-        """Make sure that the tracker is there and has a board.
+    def check(self) -> int:
+        """Return how many boards the tracker has.
 
         Raises
         ------
@@ -64,6 +70,34 @@ class Tracker:
                 f"tracker {self.host}:{self.port}: no device under the key {self.key!r}; it has "
                 f"{others}. Start `python -m tvm.exec.rpc_server` there with that key."
             )
+        return keys.count(self.key)
+
+    def has_board(self) -> bool:
+        """Return whether the tracker answers and has a board."""
+        try:
+            return self.check() > 0
+        except ClusterError:
+            return False
+
+    def wait_for_board(self) -> None:
+        """Wait until the tracker has a board again.
+
+        Raises
+        ------
+        ClusterError
+            It has none within `PATIENCE`.
+        """
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.check()
+            except ClusterError as error:
+                if time.monotonic() >= end:
+                    raise
+                logger.warning("waiting for a board: %s", error)
+                time.sleep(1.0)
+            else:
+                return
 
     def _boards(self) -> list[str]:
         """Return the keys of the registered boards."""

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tvm_ffi
+
 from decnn_tvm.compiler import split_network, uses_winograd
 from decnn_tvm.lowering import lower_stages
 from decnn_tvm.network import Network
@@ -27,6 +29,9 @@ from decnn_tvm.tuning.tracker import Tracker
 
 TRIALS = 16
 TIMEOUT = 20.0
+
+# MetaSchedule calls back into Python, and Ctrl-C there would come out as a RuntimeError.
+tvm_ffi.register_error("KeyboardInterrupt", KeyboardInterrupt)
 
 
 def tune(

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tuning through a real RPC tracker with real servers, all on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+import decnn_tvm
+from decnn_tvm.errors import ClusterError
+from decnn_tvm.network import Network
+from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
+from decnn_tvm.tuning import tracker as tracker_module
+from decnn_tvm.tuning.tracker import Tracker
+
+OPTIONS = {"workers": 1, "winograd": False}
+START = 60.0
+Serve = Callable[[str], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with started("rpc_tracker") as (_, port):
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def serve(address: str) -> Iterator[Serve]:
+    """Return what starts a server under a key and waits until the tracker knows it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(key: str) -> subprocess.Popen[bytes]:
+            before = known(address, key)
+            options = ("--tracker", address, "--key", key)
+            process, _ = stack.enter_context(started("rpc_server", *options))
+            wait_until(lambda: known(address, key) > before)
+            return process
+
+        yield start
+
+
+@contextlib.contextmanager
+def started(program: str, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    port = free_port()
+    where = ("--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1))
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"tvm.exec.{program}", *where, *options],
+        env={**os.environ, "TVM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: answers(port))
+        yield process, port
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def known(address: str, key: str) -> int:
+    try:
+        return Tracker.parse(address, key).check()
+    except ClusterError:
+        return 0
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    limit = time.monotonic() + START
+    while not true():
+        assert time.monotonic() < limit, f"not within {START} s"
+        time.sleep(0.1)
+
+
+def test_boards_measure(
+    model: onnx.ModelProto, network: Network, address: str, serve: Serve, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        serve("board")
+    boards = {"tracker": address, "key": "board"}
+    report = decnn_tvm.tune(network, tmp_path / "db", trials=3, **boards, **OPTIONS)
+    for task in report.tasks:
+        assert task.new == task.measured == 3 and not task.failures
+        assert task.before_us and task.after_us and 0 < task.after_us <= task.before_us
+    package = decnn_tvm.compile(network, tmp_path / "pkg", records=tmp_path / "db", **OPTIONS)
+    samples = random_inputs((1, 16, 12, 12), 3, seed=2)
+    with decnn_tvm.LocalCluster(1) as cluster, cluster.deploy(package) as session:
+        ours = [session.run(sample) for sample in samples]
+    assert_logits_match(ours, reference_outputs(model, samples))
+
+
+def test_a_lost_board_ends_the_run_and_loses_nothing(
+    network: Network, address: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker_module, "PATIENCE", 1.0)
+    server = serve("fragile")
+
+    def pull_the_plug(state: Any) -> None:
+        if (state.task, state.trial) == (1, 1):
+            end(server)
+
+    options = {"tracker": address, "key": "fragile", "timeout": 3, "progress": pull_the_plug}
+    with pytest.raises(ClusterError, match="no device under the key 'fragile'"):
+        decnn_tvm.tune(network, tmp_path, trials=2, **options, **OPTIONS)
+    report = decnn_tvm.tune(network, tmp_path, trials=2, **OPTIONS)
+    assert [task.new for task in report.tasks] == [0, 1, 2]
+
+
+def test_a_key_that_no_board_has(
+    network: Network, address: str, serve: Serve, tmp_path: Path
+) -> None:
+    serve("another")
+    with pytest.raises(ClusterError, match="no device under the key 'pi'; it has .*'another'"):
+        decnn_tvm.tune(network, tmp_path, tracker=address, key="pi", **OPTIONS)
+
+
+def test_no_tracker(network: Network, tmp_path: Path) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ClusterError, match="no RPC tracker answers"):
+        decnn_tvm.tune(network, tmp_path, tracker=nowhere, key="pi", **OPTIONS)
+
+
+def test_something_else_than_a_tracker(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker_module, "TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClusterError, match="no RPC tracker answers"):
+            decnn_tvm.tune(network, tmp_path, tracker=address, key="pi", **OPTIONS)

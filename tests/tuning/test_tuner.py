@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tuning from end to end on this machine, and with candidates that misbehave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+import tvm
+from tvm import s_tir
+from tvm.script import tirx as T
+
+import decnn_tvm
+import decnn_tvm.targets
+from decnn_tvm.errors import RecordsError
+from decnn_tvm.network import Network
+from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
+from decnn_tvm.tuning import cost_model
+from decnn_tvm.tuning.records import Records, as_module
+
+OPTIONS = {"workers": 1, "winograd": False}
+
+
+class FakeRunner:
+    """Gives seconds in the order of the calls; a failure where they are a text."""
+
+    def __init__(self, *answers: float | str) -> None:
+        self.answers = list(answers)
+        self.calls = 0
+
+    def run(self, runner_inputs: list[Any]) -> list[Any]:
+        assert [Path(each.artifact_path).is_file() for each in runner_inputs] == [True]
+        answer = self.answers[min(self.calls, len(self.answers) - 1)]
+        self.calls += 1
+        failed = isinstance(answer, str)
+        result = SimpleNamespace(
+            run_secs=None if failed else [answer], error_msg=answer if failed else None
+        )
+        return [SimpleNamespace(result=lambda: result)]
+
+
+def test_tuned_code_computes_the_network(
+    model: onnx.ModelProto, network: Network, tmp_path: Path
+) -> None:
+    states: list[Any] = []
+    report = decnn_tvm.tune(network, tmp_path / "db", trials=3, progress=states.append, **OPTIONS)
+    assert sorted(task.weight for task in report.tasks) == [1, 1, 2]
+    for task in report.tasks:
+        assert task.measured == task.new == 3 and not task.failures
+        assert task.before_us and task.after_us and 0 < task.after_us <= task.before_us
+    assert sum(task.share for task in report.tasks) == pytest.approx(1)
+    assert (states[-1].task, states[-1].trial, states[-1].seconds_left) == (2, 3, 0)
+    package = decnn_tvm.compile(network, tmp_path / "pkg", records=tmp_path / "db", **OPTIONS)
+    samples = random_inputs((1, 16, 12, 12), 3, seed=2)
+    with decnn_tvm.LocalCluster(1) as cluster, cluster.deploy(package) as session:
+        ours = [session.run(sample) for sample in samples]
+    assert_logits_match(ours, reference_outputs(model, samples))
+
+
+def test_what_is_known_is_not_measured_again(network: Network, tmp_path: Path) -> None:
+    first = FakeRunner(2e-6, 1e-6)
+    before = decnn_tvm.tune(network, tmp_path, trials=2, runner=first, **OPTIONS)
+    lines = (tmp_path / "database_tuning_record.json").read_text()
+    assert first.calls == len(lines.splitlines()) > 0
+    again = FakeRunner("nothing may run")
+    after = decnn_tvm.tune(network, tmp_path, trials=2, runner=again, **OPTIONS)
+    assert again.calls == 0
+    assert (tmp_path / "database_tuning_record.json").read_text() == lines
+    assert [task.new for task in after.tasks] == [0, 0, 0]
+    assert [task.after_us for task in after.tasks] == [task.after_us for task in before.tasks]
+    more = FakeRunner(3e-6)
+    decnn_tvm.tune(network, tmp_path, trials=3, runner=more, **OPTIONS)
+    assert more.calls == 3
+
+
+def test_an_interrupt_keeps_what_is_measured(network: Network, tmp_path: Path) -> None:
+    def interrupt(state: Any) -> None:
+        if state.task == 1 and state.trial == 1:
+            raise KeyboardInterrupt
+
+    options = {"trials": 2, "runner": FakeRunner(1e-6), **OPTIONS}
+    with pytest.raises(KeyboardInterrupt):
+        decnn_tvm.tune(network, tmp_path, progress=interrupt, **options)
+    report = decnn_tvm.tune(network, tmp_path, **options)
+    assert [task.new for task in report.tasks] == [0, 1, 2]
+
+
+def test_records_choose_the_schedule(network: Network, tmp_path: Path) -> None:
+    """The last of three candidates is said to be fastest, and is the one compiled."""
+    runner = FakeRunner(3e-6, 2e-6, 1e-6, 1e-6, 3e-6, 1e-6, 3e-6)
+    target = decnn_tvm.targets.resolve_target("host").target
+    decnn_tvm.tune(network, tmp_path, trials=3, runner=runner, **OPTIONS)
+    records = Records(tmp_path)
+    for name, layer in layers(network).items():
+        times = records.times(layer, target)
+        best = records.best(layer, target)
+        assert best is not None, name
+        assert min(times, key=lambda text: sorted(times[text])[len(times[text]) // 2]) == str(best)
+
+
+def layers(network: Network) -> dict[str, Any]:
+    from decnn_tvm.compiler import split_network
+    from decnn_tvm.lowering import lower_stages
+    from decnn_tvm.tuning.tasks import find_tasks
+
+    target = decnn_tvm.targets.resolve_target("host").target
+    _, split = split_network(network, 1, None, False, "float32")
+    tasks = find_tasks(lower_stages(mod, target) for mod in split.values())
+    return {task.name: task.layer for task in tasks}
+
+
+@T.prim_func(s_tir=True)
+def crash(_a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32")):
+    for i in range(4):
+        with T.sblock("crash"):
+            vi = T.axis.spatial(4, i)
+            b[vi] = T.Cast("float32", T.call_extern("int32", "abort"))
+
+
+@T.prim_func(s_tir=True)
+def hang(_a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32")):
+    for i in range(4):
+        with T.sblock("hang"):
+            vi = T.axis.spatial(4, i)
+            b[vi] = T.Cast("float32", T.call_extern("int32", "pause"))
+
+
+@T.prim_func(s_tir=True)
+def uncompilable(_a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32")):
+    for i in range(4):  # what the cost model sees
+        with T.sblock("plain"):
+            vi = T.axis.spatial(4, i)
+            b[vi] = T.float32(1)
+    for i in T.thread_binding(4, "threadIdx.x"):
+        with T.sblock("uncompilable"):
+            vi = T.axis.spatial(4, i)
+            b[vi] = T.float32(0)
+
+
+def test_a_bad_candidate_costs_its_trial_alone(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = cost_model.open_space
+
+    def sabotaged(func: Any, target: tvm.target.Target) -> list[s_tir.Schedule]:
+        bad = [s_tir.Schedule(each) for each in (crash, hang, uncompilable)]
+        for number, schedule in enumerate(bad):  # traces of their own
+            block = schedule.get_child_blocks(schedule.get_sblock("root"))[0]
+            schedule.annotate(block, "number", number)
+        good = honest(func, target)
+        return [good[0], *bad, good[1]]
+
+    monkeypatch.setattr(cost_model, "open_space", sabotaged)
+    report = decnn_tvm.tune(network, tmp_path / "db", trials=5, timeout=4, **OPTIONS)
+    for task in report.tasks:
+        assert task.failures == {"run error": 1, "time-out": 1, "compile error": 1}
+        assert task.new == task.measured == 5 and task.before_us and task.after_us
+    # The failures are remembered, and never chosen.
+    idle = FakeRunner("nothing may run")
+    decnn_tvm.tune(network, tmp_path / "db", trials=5, runner=idle, **OPTIONS)
+    assert idle.calls == 0
+
+
+def test_records_for_another_target_are_ignored(network: Network, tmp_path: Path) -> None:
+    decnn_tvm.tune(network, tmp_path, trials=1, runner=FakeRunner(1e-6), **OPTIONS)
+    records = Records(tmp_path)
+    targets = [decnn_tvm.targets.resolve_target("host", cores=cores).target for cores in (1, 2)]
+    for layer in layers(network).values():
+        assert records.best(layer, targets[0]) is not None
+        assert records.best(layer, targets[1]) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b'[0, [[["x"', "line 1 is damaged"), (b"\xff\xfe", "unreadable"), (b"{}\n", "no tuning")],
+)
+def test_damaged_records(network: Network, tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "database_workload.json").touch()
+    (tmp_path / "database_tuning_record.json").write_bytes(content)
+    with pytest.raises(RecordsError, match=words):
+        decnn_tvm.tune(network, tmp_path, **OPTIONS)
+    with pytest.raises(RecordsError, match=words):
+        decnn_tvm.compile(network, tmp_path / "pkg", records=tmp_path, **OPTIONS)
+
+
+def test_records_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "database_workload.json").write_text('["1", "x"]\n')
+    (tmp_path / "database_tuning_record.json").write_text("[0, 1]\n")
+    with pytest.raises(RecordsError, match="not a MetaSchedule database"):
+        Records(tmp_path)
+
+
+def test_the_cost_model_learns_what_is_fast(network: Network) -> None:
+    target = decnn_tvm.targets.resolve_target("host").target
+    layer = next(iter(layers(network).values()))
+    context = cost_model.tuning_context(as_module(layer), target)
+    schedules = context.generate_design_space()
+    model = cost_model.CostModel()
+    assert model.order(context, schedules) == list(schedules)
+    seconds = [1e-6 * (index % 7 + 1) for index in range(len(schedules))]
+    model.learn(context, schedules, seconds)
+    best = [schedules.index(each) for each in model.order(context, schedules)[:3]]
+    assert sum(seconds[index] for index in best) / 3 < sum(seconds) / len(seconds)
