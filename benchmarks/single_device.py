@@ -2,7 +2,9 @@
 """One device, one thread: our code against ONNX Runtime and ncnn, on whole networks and a shard.
 
 Weights are random; outputs are compared before anything is timed. A shard is what one of four
-devices computes of a decoupled network: its stages, on inputs that are ready.
+devices computes of a decoupled network: its stages, on inputs that are ready. With ``--records``
+the networks are tuned too, where the folder does not hold their layers yet, and what comes of that
+is timed beside the rest.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from decnn_tvm.passes.split_stages import SplitStages, plan_of
 from decnn_tvm.pipeline import spreading_passes
 from decnn_tvm.plan import Plan
 from decnn_tvm.testing import zoo
+from decnn_tvm.tuning.tuner import tune
 
 PRESET = "resnet50-x1.75"
 TOLERANCE = 1e-4
@@ -98,26 +101,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.networks or SUBJECTS:
         progress(f"{name}: compiling")
         with tempfile.TemporaryDirectory() as folder:
-            row = _measure(name, SUBJECTS[name](), Path(folder), options.rounds)
+            subject = SUBJECTS[name]()
+            row = _measure(name, subject, Path(folder), options.rounds, options.records)
         rows.append(row)
         summary[f"{name}: ONNX Runtime / ours"] = Figure(row["ONNX Runtime / ours"], 1.0)
     ratios = [row["ONNX Runtime / ours"] for row in rows]
     summary["geometric mean: ONNX Runtime / ours"] = Figure(_geometric_mean(ratios), 1.2)
+    best = "ours"
+    if options.records is not None:
+        best = "tuned"
+        ratios = [row["ONNX Runtime / tuned"] for row in rows]
+        summary["geometric mean: ONNX Runtime / tuned"] = Figure(_geometric_mean(ratios), 1.2)
     for row in rows:
-        if row["ncnn / ours"] is not None:
-            figure = Figure(min(row["ONNX Runtime / ours"], row["ncnn / ours"]), 1.0)
-            summary[f"{row['network']}: the faster of both / ours"] = figure
-    report("one device, one thread, float32, untuned", rows, summary, options.json)
+        if row[f"ncnn / {best}"] is not None:
+            figure = Figure(min(row[f"ONNX Runtime / {best}"], row[f"ncnn / {best}"]), 1.0)
+            summary[f"{row['network']}: the faster of both / {best}"] = figure
+    report("one device, one thread, float32", rows, summary, options.json)
 
 
-def _measure(name: str, subject: Subject, folder: Path, rounds: int) -> dict[str, Any]:
-    package = compile_network(subject.network, folder / "package", workers=subject.workers)
+def _measure(
+    name: str, subject: Subject, folder: Path, rounds: int, records: Path | None
+) -> dict[str, Any]:
+    split = {"workers": subject.workers}
+    package = compile_network(subject.network, folder / "package", **split)
     inputs = _inputs(package.plan, subject.network.groups or 1, subject.workers)
-    engines: dict[str, Engine] = {
-        "ours": Ours(package, inputs),
-        "ONNX Runtime": OnnxRuntime(subject.parts, inputs),
-    }
-    errors = {"ONNX Runtime": _error(engines["ours"], engines["ONNX Runtime"])}
+    engines: dict[str, Engine] = {"ours": Ours(package, inputs)}
+    if records is not None:
+        progress(f"{name}: tuning")
+        done = tune(subject.network, records, **split)
+        new = sum(task.new for task in done.tasks)
+        progress(f"{name}: {len(done.tasks)} layers, {new} trials in {done.seconds:.0f} s")
+        tuned = compile_network(subject.network, folder / "tuned", records=records, **split)
+        engines["tuned"] = Ours(tuned, inputs)
+    engines["ONNX Runtime"] = OnnxRuntime(subject.parts, inputs)
+    mine = list(engines)[:-1]
+    errors = {"ONNX Runtime": max(_error(engines[e], engines["ONNX Runtime"]) for e in mine)}
     try:
         engines["ncnn"] = Ncnn(subject.parts, inputs, folder)
         errors["ncnn"] = _error(engines["ours"], engines["ncnn"])
@@ -132,9 +150,10 @@ def _measure(name: str, subject: Subject, folder: Path, rounds: int) -> dict[str
     row: dict[str, Any] = {"network": name}
     row |= {f"{engine} ms": 1e3 * time.median for engine, time in times.items()}
     row.setdefault("ncnn ms", None)
-    for other in ("ONNX Runtime", "ncnn"):
-        faster = times["ours"].times_faster_than(times[other]) if other in times else None
-        row[f"{other} / ours"] = faster
+    for ours in mine:
+        for other in ("ONNX Runtime", "ncnn"):
+            faster = times[ours].times_faster_than(times[other]) if other in times else None
+            row[f"{other} / {ours}"] = faster
     return row | {"error": max(errors.values())}
 
 
@@ -172,6 +191,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser("benchmarks.single_device", __doc__ or "", rounds=9)
     options.add_argument(
         "--networks", nargs="+", choices=list(SUBJECTS), metavar="NAME", help=", ".join(SUBJECTS)
+    )
+    options.add_argument(
+        "--records", type=Path, metavar="FOLDER", help="tune, with the measurements kept there"
     )
     return options.parse_args(arguments)
 

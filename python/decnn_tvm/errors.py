@@ -49,7 +49,7 @@ class RecordsError(DecnnError):
 
 
 class InputError(DecnnError):
-    """A sample has the wrong name, shape, dtype or content."""
+    """A sample has the wrong name, shape, dtype or content, or an address the wrong form."""
 
 
 class ClusterError(DecnnError):

@@ -32,6 +32,7 @@ Serve = Callable[[str], "subprocess.Popen[bytes]"]
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with started("rpc_tracker") as (_, port):
+        wait_until(lambda: answers(port))
         yield f"127.0.0.1:{port}"
 
 
@@ -62,7 +63,6 @@ def started(program: str, *options: str) -> Iterator[tuple[subprocess.Popen[byte
         start_new_session=True,
     )
     try:
-        wait_until(lambda: answers(port))
         yield process, port
     finally:
         end(process)
@@ -139,7 +139,7 @@ def test_a_key_that_no_board_has(
     network: Network, address: str, serve: Serve, tmp_path: Path
 ) -> None:
     serve("another")
-    with pytest.raises(ClusterError, match="no device under the key 'pi'; it has .*'another'"):
+    with pytest.raises(ClusterError, match=r"no device under the key 'pi'; it has .*'another'"):
         decnn_tvm.tune(network, tmp_path, tracker=address, key="pi", **OPTIONS)
 
 

@@ -130,14 +130,10 @@ def hang(_a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32")):
 
 @T.prim_func(s_tir=True)
 def uncompilable(_a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32")):
-    for i in range(4):  # what the cost model sees
-        with T.sblock("plain"):
+    for i in range(4):
+        with T.sblock("uncompilable"):  # no CPU has this instruction
             vi = T.axis.spatial(4, i)
-            b[vi] = T.float32(1)
-    for i in T.thread_binding(4, "threadIdx.x"):
-        with T.sblock("uncompilable"):
-            vi = T.axis.spatial(4, i)
-            b[vi] = T.float32(0)
+            b[vi] = T.tvm_warp_shuffle(T.uint32(1), T.float32(0), 0, 32, 32)
 
 
 def test_a_bad_candidate_costs_its_trial_alone(
@@ -158,10 +154,22 @@ def test_a_bad_candidate_costs_its_trial_alone(
     for task in report.tasks:
         assert task.failures == {"run error": 1, "time-out": 1, "compile error": 1}
         assert task.new == task.measured == 5 and task.before_us and task.after_us
-    # The failures are remembered, and never chosen.
+    lines = (tmp_path / "db" / "database_tuning_record.json").read_text().splitlines()
+    assert sum("10000000000" in line for line in lines) == 3 * len(report.tasks)
+
+
+def test_failures_are_remembered_and_never_chosen(network: Network, tmp_path: Path) -> None:
+    broken = FakeRunner("no such instruction", 2e-6)
+    report = decnn_tvm.tune(network, tmp_path, trials=2, runner=broken, **OPTIONS)
+    assert report.tasks[0].failures == {"run error": 1}
+    assert report.tasks[0].before_us is None and report.tasks[0].after_us == pytest.approx(2)
     idle = FakeRunner("nothing may run")
-    decnn_tvm.tune(network, tmp_path / "db", trials=5, runner=idle, **OPTIONS)
+    decnn_tvm.tune(network, tmp_path, trials=2, runner=idle, **OPTIONS)
     assert idle.calls == 0
+    records, target = Records(tmp_path), decnn_tvm.targets.resolve_target("host").target
+    for layer in layers(network).values():
+        best = str(records.best(layer, target))
+        assert max(records.times(layer, target)[best]) < 1
 
 
 def test_records_for_another_target_are_ignored(network: Network, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tvm.rpc import base
 
-from decnn_tvm.errors import ClusterError
+from decnn_tvm.errors import ClusterError, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ class Tracker:
 
         Raises
         ------
-        ClusterError
+        InputError
             The address has another form, or there is no key.
         """
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-            raise ClusterError(f"tracker {address!r}: expected host:port, such as 127.0.0.1:9190")
+            raise InputError(f"tracker {address!r}: expected host:port, such as 127.0.0.1:9190")
         if not key:
-            raise ClusterError(
+            raise InputError(
                 f"tracker {address}: expected a key too, what the boards were registered as"
             )
         return cls(host=host, port=int(port), key=key)

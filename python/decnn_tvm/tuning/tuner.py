@@ -85,6 +85,8 @@ def tune(
         As for `decnn_tvm.compile`.
     RecordsError
         The folder is damaged or can't be written.
+    InputError
+        `tracker` is no address, or there is no `key`.
     ClusterError
         No tracker answers, or it has no device under the key.
     """
