@@ -122,16 +122,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _measure(
     name: str, subject: Subject, folder: Path, rounds: int, records: Path | None
 ) -> dict[str, Any]:
-    split = {"workers": subject.workers}
-    package = compile_network(subject.network, folder / "package", **split)
+    package = compile_network(subject.network, folder / "package", workers=subject.workers)
     inputs = _inputs(package.plan, subject.network.groups or 1, subject.workers)
     engines: dict[str, Engine] = {"ours": Ours(package, inputs)}
     if records is not None:
         progress(f"{name}: tuning")
-        done = tune(subject.network, records, **split)
+        done = tune(subject.network, records, workers=subject.workers)
         new = sum(task.new for task in done.tasks)
         progress(f"{name}: {len(done.tasks)} layers, {new} trials in {done.seconds:.0f} s")
-        tuned = compile_network(subject.network, folder / "tuned", records=records, **split)
+        tuned = compile_network(
+            subject.network, folder / "tuned", records=records, workers=subject.workers
+        )
         engines["tuned"] = Ours(tuned, inputs)
     engines["ONNX Runtime"] = OnnxRuntime(subject.parts, inputs)
     mine = list(engines)[:-1]

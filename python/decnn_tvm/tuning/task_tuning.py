@@ -158,7 +158,8 @@ class TaskTuning:
             best = min(medians, key=medians.__getitem__, default=None)
             if best is None or len(self.times()[best]) >= CONFIRMED:
                 return
-            for text in [best, self.default] * (CONFIRMED - 1):
+            rivals = [best, self.default] if self.default in medians else [best]
+            for text in rivals * (CONFIRMED - 1):
                 if not self._time_again(measurer, text) and text == best:
                     return
 
