@@ -44,10 +44,11 @@ class Template(ScheduleRule, Generic[Choice]):  # type: ignore[misc]
         if parts is None:
             return None
         if tunable:
-            return [
-                self._scheduled(func, target, choice)
-                for choice in self.choices(sch, parts, target)[:LARGEST_SPACE]
-            ]
+            choices = self.choices(sch, parts, target)[:LARGEST_SPACE]
+            space = [sch.copy() for _ in choices]
+            for each, choice in zip(space, choices, strict=True):
+                self.schedule(each, parts, target, choice)
+            return space
         self.schedule(sch, parts, target, self.default(sch, parts[1]))
         return sch
 
@@ -64,15 +65,6 @@ class Template(ScheduleRule, Generic[Choice]):  # type: ignore[misc]
         self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target, choice: Choice
     ) -> None:
         """Schedule the function by `choice`."""
-
-    def _scheduled(
-        self, func: tirx.PrimFunc, target: tvm.target.Target, choice: Choice
-    ) -> s_tir.Schedule:
-        sch = s_tir.Schedule(func)
-        parts = split_blocks(sch, self.block)
-        assert parts is not None
-        self.schedule(sch, parts, target, choice)
-        return sch
 
 
 def ranked(default: Choice, estimates: Sequence[tuple[float, Choice]]) -> list[Choice]:

@@ -105,7 +105,7 @@ def compile_network(
     options = {"winograd": uses_winograd(network, winograd), "records": measured}
     report = _Reporter(progress, 2 + len(resolved) * len(counts))
     report.step("placement")
-    _, split = split_network(network, workers, shares, all_shares, wire)
+    split = split_network(network, workers, shares, all_shares, wire)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / "package"
@@ -122,8 +122,8 @@ def split_network(
     shares: Sequence[int] | None,
     all_shares: bool,
     wire: str,
-) -> tuple[int, dict[int, tvm.IRModule]]:
-    """Return the number of channel groups, and the stages for each number of them on a device.
+) -> dict[int, tvm.IRModule]:
+    """Return the stages for each number of channel groups on a device.
 
     The parameters are those of `compile_network`.
 
@@ -134,7 +134,7 @@ def split_network(
     """
     groups, counts = _group_counts(network, workers, shares, all_shares)
     spread = tvm.transform.Sequential(spreading_passes(groups))(network.module)
-    return groups, {count: _split(spread, count, wire, network.name) for count in counts}
+    return {count: _split(spread, count, wire, network.name) for count in counts}
 
 
 def uses_winograd(network: Network, winograd: bool | None) -> bool:

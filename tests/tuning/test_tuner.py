@@ -107,7 +107,7 @@ def layers(network: Network) -> dict[str, Any]:
     from decnn_tvm.tuning.tasks import find_tasks
 
     target = decnn_tvm.targets.resolve_target("host").target
-    _, split = split_network(network, 1, None, False, "float32")
+    split = split_network(network, 1, None, False, "float32")
     tasks = find_tasks(lower_stages(mod, target) for mod in split.values())
     return {task.name: task.layer for task in tasks}
 

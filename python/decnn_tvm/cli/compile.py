@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from decnn_tvm.cli.options import (
@@ -15,10 +15,10 @@ from decnn_tvm.cli.options import (
     add_model,
     add_split,
     load_model,
+    split_options,
 )
 
 if TYPE_CHECKING:
-    from decnn_tvm.compiler import Progress
     from decnn_tvm.package import Package
 
 EXAMPLE = """\
@@ -68,15 +68,10 @@ def execute(options: argparse.Namespace) -> None:
         package = compile_network(
             network,
             options.output,
-            workers=options.workers,
-            shares=options.shares,
-            all_shares=options.all_shares,
             targets=[parse_target(name) for name in options.target or ["host"]],
-            cores=options.cores,
-            wire=options.wire,
-            winograd=options.winograd,
             records=options.records,
             progress=progress,
+            **split_options(options),
         )
     summary = summarize(package)
     if options.json:
@@ -90,16 +85,16 @@ def execute(options: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Show a bar on standard error while the block runs."""
+def progress_bar(description: str = "") -> Iterator[Callable[[str, float, float], None]]:
+    """Show a bar on standard error while the block runs; yield what moves it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task(description, total=None)
 
-        def report(name: str, step: int, steps: int) -> None:
+        def report(name: str, step: float, steps: float) -> None:
             bar.update(task, description=name, completed=step, total=steps)
 
         yield report

@@ -78,6 +78,12 @@ def add_split(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def split_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `add_split` asked for, as `decnn_tvm.compile` and `decnn_tvm.tune` take it."""
+    names = ("workers", "shares", "all_shares", "cores", "wire", "winograd")
+    return {name: getattr(options, name) for name in names}
+
+
 def load_model(options: argparse.Namespace) -> Network:
     """Load the model that `add_model` asked for."""
     from decnn_tvm.frontend import load

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from decnn_tvm.cli.compile import parse_target
+from decnn_tvm.cli.compile import parse_target, progress_bar
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
@@ -18,6 +18,7 @@ from decnn_tvm.cli.options import (
     load_model,
     positive,
     positive_seconds,
+    split_options,
 )
 from decnn_tvm.cli.tables import print_table
 
@@ -82,18 +83,13 @@ def execute(options: argparse.Namespace) -> None:
         report = tune(
             network,
             options.records,
-            workers=options.workers,
-            shares=options.shares,
-            all_shares=options.all_shares,
             target=parse_target(options.target),
-            cores=options.cores,
-            wire=options.wire,
-            winograd=options.winograd,
             trials=options.trials,
             tracker=options.tracker,
             key=options.key,
             timeout=options.timeout,
             progress=progress,
+            **split_options(options),
         )
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
@@ -104,16 +100,11 @@ def execute(options: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _progress_display() -> Iterator[ProgressCallback]:
     """Show on standard error how far the run is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("finding the layers", total=None)
+    with progress_bar("finding the layers") as show:
 
         def report(state: TuningProgress) -> None:
             done = state.task + (state.trial / state.trials if state.trials else 1.0)
-            bar.update(task, description=_describe(state), completed=done, total=state.tasks)
+            show(_describe(state), done, state.tasks)
 
         yield report
 

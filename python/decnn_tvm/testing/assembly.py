@@ -23,10 +23,6 @@ class Loop:
 
     lines: tuple[str, ...]
 
-    def count(self, mnemonic: str) -> int:
-        """Return how many instructions of that name it has."""
-        return sum(line.split()[0] == mnemonic for line in self.lines)
-
     @property
     def multiply_adds(self) -> int:
         """Vector multiply-adds of four floats."""

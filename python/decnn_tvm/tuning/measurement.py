@@ -24,6 +24,7 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.support.popen_pool import MapResult, PopenPoolExecutor, StatusKind
 
 from decnn_tvm.linking import link_shared_library
+from decnn_tvm.schedules.vectors import core_count
 from decnn_tvm.targets import CpuTarget
 from decnn_tvm.tuning.tracker import Tracker
 
@@ -150,11 +151,10 @@ class Measurer:
         return Path(self._folder.name) / f"candidate{self._built}.so"
 
     def _local(self) -> Runner:
-        cores = int(self._target.target.attrs.get("num-cores", 1) or 1)
         runner = ms.runner.LocalRunner(
             timeout_sec=self._timeout,
             evaluator_config=EVALUATOR,
-            initializer=partial(_use_threads, cores),
+            initializer=partial(_use_threads, core_count(self._target.target)),
         )
         self._pools.append(runner.pool)
         return runner  # type: ignore[no-any-return]

@@ -106,7 +106,7 @@ class TaskTuning:
 
     def _next_batch(self, size: int) -> list[str]:
         """Return the candidates to measure next; the analytic one is never left out."""
-        known = self._records.times(self._task.layer, self._target)
+        known = self.times()
         rest = [text for text in self.candidates if text not in known]
         first = rest[:1] if rest and rest[0] == self.default else []
         rest = [text for text in rest if text not in first]

@@ -75,9 +75,10 @@ class Tracker:
     def has_board(self) -> bool:
         """Return whether the tracker answers and has a board."""
         try:
-            return self.check() > 0
+            self.check()
         except ClusterError:
             return False
+        return True
 
     def wait_for_board(self) -> None:
         """Wait until the tracker has a board again.

@@ -96,7 +96,7 @@ def tune(
     records = Records(database, create=True)
     if boards is not None:
         boards.check()
-    _, split = split_network(network, workers, shares, all_shares, wire)
+    split = split_network(network, workers, shares, all_shares, wire)
     chosen = uses_winograd(network, winograd)
     tasks = find_tasks(
         lower_stages(mod, resolved.target, winograd=chosen) for mod in split.values()
