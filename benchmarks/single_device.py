@@ -122,8 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _measure(
     name: str, subject: Subject, folder: Path, rounds: int, records: Path | None
 ) -> dict[str, Any]:
-    package = compile_network(subject.network, folder / "package", workers=subject.workers)
-    inputs = _inputs(package.plan, subject.network.groups or 1, subject.workers)
+    package = compile_network(
+        subject.network, folder / "package", workers=subject.workers, shipped_records=False
+    )
+    inputs = random_inputs(package.plan, subject.network.groups or 1, subject.workers)
     engines: dict[str, Engine] = {"ours": Ours(package, inputs)}
     if records is not None:
         progress(f"{name}: tuning")
@@ -162,7 +164,7 @@ def _runner(engine: Engine) -> Callable[[], object]:
     return lambda: engine.run()
 
 
-def _inputs(plan: Plan, groups: int, workers: int) -> list[list[Array]]:
+def random_inputs(plan: Plan, groups: int, workers: int) -> list[list[Array]]:
     """Return random inputs for every stage of the first device, in the plain layout."""
     values = {value.name: value for value in plan.values}
     random = np.random.default_rng(0)

@@ -121,9 +121,9 @@ def _lower_depthwise(builder: relax.BlockBuilder, call: relax.Call) -> relax.Exp
         height=int(call.ty.shape[2]),
         width=int(call.ty.shape[3]),
         blocks=1,
-        vectors=-(-lanes // _lanes()),
+        vectors=1,
         steps=shape[2] * shape[3],
-        registers=_registers(),
+        registers=_registers() - shape[3],  # a row of the window stays too
     )
     kernel = partial(depthwise_convolution, **_geometry(call.attrs), tile=choose_tile(problem))
     return builder.call_te(

@@ -114,11 +114,11 @@ class Dense(Template[DenseChoice]):
         sch.reorder(b, *reduction, b_in, lane)
         copy = sch.cache_write(block, 0, "local")
         sch.reverse_compute_at(copy, b, preserve_unit_loops=True)
-        unroll_tile(sch, *_tile(sch.get_loops(copy)))
-        unroll_tile(sch, [b_in], lane)
+        unroll_tile(sch, *_tile(sch.get_loops(copy)), target)
+        unroll_tile(sch, [b_in], lane, target)
         spread_over_cores(sch, [o], target)
         start = sch.decompose_reduction(block, reduction[0])
-        unroll_tile(sch, *_tile(sch.get_loops(start)))
+        unroll_tile(sch, *_tile(sch.get_loops(start)), target)
 
 
 def _tile(loops: list[LoopRV]) -> tuple[list[LoopRV], LoopRV]:

@@ -6,8 +6,9 @@
     C[n, c, y, x, lane] = sum over kh, kw of A[n, c, s y + d kh - p, s x + d kw - p, lane]
                                              W[c, kh, kw, lane]
 
-A tile of pixels stays in registers while the window runs; lanes are vectorised, and rounded up to
-whole vectors in the weights and in the padded copy of the input.
+A tile of pixels of one vector stays in registers while the window runs; then comes the next vector
+of the block. Lanes are rounded up to whole vectors in the weights and in the padded copy of the
+input.
 
 Parameters of the template: the tile, and whether all of the window is unrolled or only its rows.
 """
@@ -105,14 +106,14 @@ class DepthwiseConvolution(Template[DepthwiseChoice]):
     ) -> list[DepthwiseChoice]:
         """Return tiles, with rows or all of the window unrolled."""
         block = parts[1]
-        _, _, rows, columns, lanes, kh, kw = extents(sch, block)
+        _, _, rows, columns, _, kh, kw = extents(sch, block)
         problem = TileProblem(
             height=rows,
             width=columns,
             blocks=1,
-            vectors=-(-lanes // vector_lanes(target)),
+            vectors=1,
             steps=kh * kw,
-            registers=vector_registers(target),
+            registers=vector_registers(target) - kw,
         )
         estimates = [
             (
@@ -132,16 +133,18 @@ class DepthwiseConvolution(Template[DepthwiseChoice]):
         n, c, y, x, lane, kh, kw = sch.get_loops(block)
         y, y_in = sch.split(y, [None, choice.tile.rows])
         x, x_in = sch.split(x, [None, choice.tile.columns])
-        sch.reorder(y, x, kh, kw, y_in, x_in, lane)
+        vector = min(vector_lanes(target), extents(sch, block)[4])
+        part, lane = sch.split(lane, [None, vector])
+        sch.reorder(y, x, part, kh, kw, y_in, x_in, lane)
         for other in before:
             # One channel block of padded input at a time: it stays in the cache.
             sch.compute_at(other, c, preserve_unit_loops=True)
             vectorize_last(sch, other)
-        append_epilogue(sch, block, after, x)
-        unroll_tile(sch, [kw, y_in, x_in], lane)
+        append_epilogue(sch, block, after, part, target)
+        unroll_tile(sch, [kw, y_in, x_in], lane, target)
         spread_over_cores(sch, [n, c], target)
         start = sch.decompose_reduction(block, kh)
         *tile, lane = sch.get_loops(start)[-3:]
-        unroll_tile(sch, tile, lane)
+        unroll_tile(sch, tile, lane, target)
         if choice.whole_window:
             sch.unroll(kh)

@@ -214,12 +214,12 @@ class DirectConvolution(Template[DirectChoice]):
             sch.unroll(reduction[-1])
         # Blocks innermost: each broadcast pixel value is used up before the next one is loaded.
         sch.reorder(*outer, x, *reduction, y_in, x_in, o_in, lane)
-        append_epilogue(sch, block, after, x)
-        unroll_tile(sch, [y_in, x_in, o_in], lane)
+        append_epilogue(sch, block, after, x, target)
+        unroll_tile(sch, [y_in, x_in, o_in], lane, target)
         spread_over_cores(sch, [n, group, *outer], target)
         start = sch.decompose_reduction(block, reduction[0])
         *tile, lane = sch.get_loops(start)[-4:]
-        unroll_tile(sch, tile, lane)
+        unroll_tile(sch, tile, lane, target)
 
 
 def _tile_problem(

@@ -9,7 +9,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
 
-from decnn_tvm.schedules.vectors import core_count
+from decnn_tvm.schedules.vectors import core_count, vector_lanes
 
 # Longer inner loops are left to LLVM's own vectoriser.
 MAX_VECTOR = 64
@@ -39,7 +39,11 @@ def inline_all(sch: s_tir.Schedule, blocks: list[SBlockRV]) -> list[SBlockRV]:
 
 
 def append_epilogue(
-    sch: s_tir.Schedule, block: SBlockRV, after: list[SBlockRV], loop: LoopRV
+    sch: s_tir.Schedule,
+    block: SBlockRV,
+    after: list[SBlockRV],
+    loop: LoopRV,
+    target: tvm.target.Target,
 ) -> None:
     """Compute what follows `block` inside `loop`, from the registers in which `block` leaves it.
 
@@ -59,11 +63,21 @@ def append_epilogue(
         last = copy
     depth = _depth(sch, block, loop)
     *tile, lane = sch.get_loops(last)[depth:]
-    unroll_tile(sch, tile, lane)
+    unroll_tile(sch, tile, lane, target)
 
 
-def unroll_tile(sch: s_tir.Schedule, tile: Sequence[LoopRV], lane: LoopRV) -> None:
-    """Unroll the loops of a register tile and vectorise its lanes."""
+def unroll_tile(
+    sch: s_tir.Schedule, tile: Sequence[LoopRV], lane: LoopRV, target: tvm.target.Target
+) -> None:
+    """Unroll the loops of a register tile and vectorise its lanes, a register at a time.
+
+    Vectors wider than a register are split by LLVM too, but so late that it spills most of them.
+    """
+    vector = vector_lanes(target)
+    lanes = int(sch.get(lane).extent)
+    if lanes > vector and lanes % vector == 0:
+        part, lane = sch.split(lane, [None, vector])
+        tile = [*tile, part]
     for loop in tile:
         sch.unroll(loop)
     sch.vectorize(lane)

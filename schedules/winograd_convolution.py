@@ -260,18 +260,18 @@ class WinogradConvolution(Template[WinogradChoice]):
         tx, x_in = sch.split(x, [None, OUT])
         part, lane = sch.split(lane, [None, vector])
         sch.reorder(y, o, o_in, ty, tx, part, y_in, x_in, lane)
-        append_epilogue(sch, block, after, part)
-        unroll_tile(sch, [y_in, x_in], lane)
+        append_epilogue(sch, block, after, part, target)
+        unroll_tile(sch, [y_in, x_in], lane, target)
 
         sch.compute_at(half_result, part, preserve_unit_loops=True)
         sch.set_scope(half_result, 0, "local")
         *_, i, j, lane = sch.get_loops(half_result)
-        unroll_tile(sch, [i, j], lane)
+        unroll_tile(sch, [i, j], lane, target)
 
         sch.compute_at(products, o, preserve_unit_loops=True)
-        chunk = _schedule_products(sch, products, choice.tile.rows, choice.tile.columns)
+        chunk = _schedule_products(sch, products, choice.tile.rows, choice.tile.columns, target)
         spread_over_cores(sch, [o], target)
-        _unroll_last(sch, sch.decompose_reduction(products, chunk), 3)
+        _unroll_last(sch, sch.decompose_reduction(products, chunk), 3, target)
 
         sch.compute_at(points, y, preserve_unit_loops=True)
         *_, p, ty, tx, chunk, lane = sch.get_loops(points)
@@ -279,9 +279,9 @@ class WinogradConvolution(Template[WinogradChoice]):
         sch.reorder(ty, tx, chunk, part, p, lane)
         sch.compute_at(half, part, preserve_unit_loops=True)
         sch.set_scope(half, 0, "local")
-        unroll_tile(sch, [p], lane)
+        unroll_tile(sch, [p], lane, target)
         *_, i, j, lane = sch.get_loops(half)
-        unroll_tile(sch, [i, j], lane)
+        unroll_tile(sch, [i, j], lane, target)
         for copy in padded:
             sch.compute_at(copy, y, preserve_unit_loops=True)
             *_, channels, _row, _column, lane = sch.get_loops(copy)
@@ -308,7 +308,9 @@ def _products_problem(
     return problem, float_bytes(points[1:])
 
 
-def _schedule_products(sch: s_tir.Schedule, products: SBlockRV, rows: int, columns: int) -> LoopRV:
+def _schedule_products(
+    sch: s_tir.Schedule, products: SBlockRV, rows: int, columns: int, target: tvm.target.Target
+) -> LoopRV:
     """Tile the products for the registers; return the outermost loop of the reduction."""
     *_, o, p, ty, tx, lane, chunk, i = sch.get_loops(products)
     ty, ty_in = sch.split(ty, [None, rows])
@@ -316,11 +318,13 @@ def _schedule_products(sch: s_tir.Schedule, products: SBlockRV, rows: int, colum
     sch.reorder(p, ty, tx, chunk, i, ty_in, tx_in, o, lane)
     copy = sch.cache_write(products, 0, "local")
     sch.reverse_compute_at(copy, tx, preserve_unit_loops=True)
-    unroll_tile(sch, [ty_in, tx_in, o], lane)
-    _unroll_last(sch, copy, 3)
+    unroll_tile(sch, [ty_in, tx_in, o], lane, target)
+    _unroll_last(sch, copy, 3, target)
     return chunk
 
 
-def _unroll_last(sch: s_tir.Schedule, block: SBlockRV, count: int) -> None:
+def _unroll_last(
+    sch: s_tir.Schedule, block: SBlockRV, count: int, target: tvm.target.Target
+) -> None:
     *tile, lane = sch.get_loops(block)[-count - 1 :]
-    unroll_tile(sch, tile, lane)
+    unroll_tile(sch, tile, lane, target)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import tvm
 
+from decnn_tvm import schedules
 from decnn_tvm.assignment import even_shares
 from decnn_tvm.errors import CompileError, PartitionError
 from decnn_tvm.linking import link_shared_library
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SHIPPED_RECORDS = Path(schedules.__file__).parent / "records"
+"""Folders of tuning records, each named after the processor (``mcpu``) that was measured."""
+
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called before each step of a long work with its name, its index and the number of steps."""
 
@@ -54,6 +58,7 @@ def compile_network(
     wire: str = "float32",
     winograd: bool | None = None,
     records: Path | str | None = None,
+    shipped_records: bool = True,
     progress: Progress | None = None,
 ) -> Package:
     """Compile `network` for several devices and write the package to the folder `out`.
@@ -85,6 +90,9 @@ def compile_network(
     records : Path or str, optional
         Folder with what `decnn_tvm.tune` measured. Layers that it knows for a target run as was
         measured to be fastest, the others by the analytic model.
+    shipped_records : bool
+        Use the measurements that come with the library, where it has some for a target, for layers
+        that `records` does not know.
     progress : callable, optional
         Told of every step.
 
@@ -101,15 +109,18 @@ def compile_network(
     _check_replaceable(path)
     _, counts = _group_counts(network, workers, shares, all_shares)
     resolved = _by_folder([resolve_target(target, cores=cores) for target in targets])
-    measured = None if records is None else _read_records(records)
-    options = {"winograd": uses_winograd(network, winograd), "records": measured}
+    own = None if records is None else _read_records(records)
+    measured = {
+        name: [*([own] if own else []), *(_shipped(target) if shipped_records else [])]
+        for name, target in resolved.items()
+    }
     report = _Reporter(progress, 2 + len(resolved) * len(counts))
     report.step("placement")
     split = split_network(network, workers, shares, all_shares, wire)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / "package"
-        _write(draft, split, resolved, options, report)
+        _write(draft, split, resolved, measured, uses_winograd(network, winograd), report)
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
@@ -158,7 +169,8 @@ def _write(
     draft: Path,
     split: Mapping[int, tvm.IRModule],
     targets: Mapping[str, CpuTarget],
-    options: Mapping[str, Any],
+    measured: Mapping[str, Sequence[Records]],
+    winograd: bool,
     report: _Reporter,
 ) -> None:
     """Write a package from the stages for each number of groups on a device."""
@@ -170,7 +182,15 @@ def _write(
         paths = {count: f"lib/{folder}/groups{count}.so" for count in split}
         for count, module in split.items():
             report.step(f"{count} of {plan.groups} groups for {target.name}")
-            _build(module, target, draft / paths[count], options)
+            stages = build_stages(
+                module.without_attr("decnn.weights").without_attr("decnn.plan"),
+                target.target,
+                winograd=winograd,
+                records=measured[folder],
+            )
+            path = draft / paths[count]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            link_shared_library(stages, path, target.machine)
         libraries[folder] = _target_libraries(target, paths)
         names += paths.values()
     report.step("package")
@@ -183,6 +203,12 @@ def _read_records(folder: Path | str) -> Records:
     return Records(folder)
 
 
+def _shipped(target: CpuTarget) -> list[Records]:
+    """Return the records that come with the library for the processor of `target`, if any."""
+    folder = SHIPPED_RECORDS / str(target.target.attrs.get("mcpu") or "none")
+    return [_read_records(folder)] if folder.is_dir() else []
+
+
 def _split(spread: tvm.IRModule, count: int, wire: str, model: str) -> tvm.IRModule:
     split = SplitStages(groups_per_device=count, wire=wire, model=model)
     return split(spread)  # type: ignore[operator]
@@ -191,13 +217,6 @@ def _split(spread: tvm.IRModule, count: int, wire: str, model: str) -> tvm.IRMod
 def _slices(split: tvm.IRModule) -> dict[str, list[Any]]:
     weights = split.attrs["decnn.weights"]
     return {str(name): [tensor.numpy() for tensor in pieces] for name, pieces in weights.items()}
-
-
-def _build(split: tvm.IRModule, target: CpuTarget, path: Path, options: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bare = split.without_attr("decnn.weights").without_attr("decnn.plan")
-    stages = build_stages(bare, target.target, **options)
-    link_shared_library(stages, path, target.machine)
 
 
 def _target_libraries(target: CpuTarget, paths: dict[int, str]) -> TargetLibraries:

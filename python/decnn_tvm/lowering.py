@@ -14,6 +14,7 @@ For every stage function ``f`` of the module the library holds two functions:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import tvm
@@ -36,7 +37,7 @@ def build_stages(
     target: tvm.target.Target,
     *,
     winograd: bool = False,
-    records: Records | None = None,
+    records: Sequence[Records] = (),
 ) -> relax.VMExecutable:
     """Compile every Relax function of `mod`.
 
@@ -53,7 +54,8 @@ def build_stages(
         Compute wide 3 x 3 convolutions by Winograd's method where it is faster. Their packed
         weights are then 4 times as large.
     records
-        Measured schedules; the layers that they don't know for `target` get the analytic ones.
+        Measured schedules, the first that know a layer for `target` counting; other layers get the
+        analytic ones.
 
     Returns
     -------
@@ -109,13 +111,13 @@ def fusion_passes() -> list[tvm.transform.Pass]:
     ]
 
 
-def record_passes(records: Records | None) -> list[tvm.transform.Pass]:
+def record_passes(records: Sequence[Records]) -> list[tvm.transform.Pass]:
     """Return the passes that schedule layers as records say."""
-    if records is None:
+    if not records:
         return []
     from decnn_tvm.tuning.records import ApplyRecords
 
-    return [ApplyRecords(records)]
+    return [ApplyRecords(each) for each in records]
 
 
 # Relax operators that TVM's pipeline lowers afterwards.

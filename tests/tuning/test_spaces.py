@@ -125,7 +125,7 @@ def lowered_layer(layer: Layer, target: tvm.target.Target) -> tvm.tirx.PrimFunc:
 
 
 def check(layer: Layer, target: tvm.target.Target, schedule: s_tir.Schedule) -> None:
-    built = build_stages(layer.mod, target, winograd=layer.winograd, records=Fixed(schedule))
+    built = build_stages(layer.mod, target, winograd=layer.winograd, records=[Fixed(schedule)])
     machine = VirtualMachine(built, tvm.cpu())
     weights = [tvm.runtime.tensor(value) for value in layer.weights]
     packed = machine["stage0_transform_params"](weights)

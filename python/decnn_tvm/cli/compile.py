@@ -55,6 +55,12 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         metavar="FOLDER",
         help="what `decnn tune` measured; layers that it does not know get the analytic schedule",
     )
+    parser.add_argument(
+        "--no-shipped-records",
+        action="store_false",
+        dest="shipped_records",
+        help="don't use the measurements that come with the library for some processors",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -70,6 +76,7 @@ def execute(options: argparse.Namespace) -> None:
             options.output,
             targets=[parse_target(name) for name in options.target or ["host"]],
             records=options.records,
+            shipped_records=options.shipped_records,
             progress=progress,
             **split_options(options),
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 _LABEL = re.compile(r"^(\.L\w+):")
 _BRANCH = re.compile(r"^\s+(?:b|b\.\w+|cbn?z|tbn?z)\s.*?(\.L\w+)\s*$")
+_SPILL = re.compile(r"^(?:ld|st)\w+ [qvd]\d.*\[sp")
 _INSTRUCTION = re.compile(r"^\s+([a-z]\S*)(?:\s+(.*))?$")
 
 
@@ -29,9 +30,9 @@ class Loop:
         return sum(line.split()[0] == "fmla" and ".4s" in line for line in self.lines)
 
     @property
-    def stack_accesses(self) -> int:
-        """Loads and stores on the stack: spilled registers."""
-        return sum("[sp" in line or "[x29" in line for line in self.lines)
+    def vector_spills(self) -> int:
+        """Loads and stores of vector registers on the stack."""
+        return sum(bool(_SPILL.match(line)) for line in self.lines)
 
     @property
     def stores(self) -> int:
@@ -57,8 +58,8 @@ def innermost_loops(assembly: str) -> list[Loop]:
 
 
 def hot_loop(assembly: str) -> Loop:
-    """Return the innermost loop with the most vector multiply-adds."""
-    return max(innermost_loops(assembly), key=lambda loop: loop.multiply_adds)
+    """Return the innermost loop that is densest in vector multiply-adds: that of the reduction."""
+    return max(innermost_loops(assembly), key=lambda loop: loop.multiply_adds / len(loop.lines))
 
 
 def _loop(lines: list[str]) -> Loop:

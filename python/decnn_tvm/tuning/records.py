@@ -109,6 +109,24 @@ class Records:
                 f"{self.folder}: a record can't be written ({_last_line(error)})"
             ) from error
 
+    def copy_best(self, destination: Records) -> None:
+        """Add the fastest measurement of each layer to other records, where those lack the layer.
+
+        Raises
+        ------
+        RecordsError
+            They can't be written.
+        """
+        for record in self._database.get_all_tuning_records():
+            layer = record.workload.mod["main"]
+            best = self.best(layer, record.target)
+            if str(record.trace) != str(best) or destination.times(layer, record.target):
+                continue
+            schedule = s_tir.Schedule(record.workload.mod)
+            best.apply_to_schedule(schedule, remove_postproc=False)
+            seconds = median(self.times(layer, record.target)[str(best)])
+            destination.add(layer, record.target, schedule, seconds)
+
     def _remember(
         self,
         mod: tvm.IRModule,
@@ -133,7 +151,8 @@ class ApplyRecords:
         target = tvm.target.Target.current(allow_none=False)
         scheduled = {}
         for var, func in mod.functions_items():
-            trace = self.records.best(func, target) if is_layer(func) else None
+            known = is_layer(func) and not func.attrs.get("tirx.is_scheduled", False)
+            trace = self.records.best(func, target) if known else None
             replayed = None if trace is None else _replay(func, trace, var.name_hint)
             if replayed is not None:
                 scheduled[var] = replayed.with_attr("tirx.is_scheduled", True)
@@ -150,9 +169,14 @@ def as_module(layer: tirx.PrimFunc) -> tvm.IRModule:
 
 
 def target_text(target: tvm.target.Target) -> str:
-    """Return what a target's code depends on as text; equal targets give equal texts."""
-    options = {key: value for key, value in dict(target.export()).items() if key != "tag"}
-    return json.dumps(options, sort_keys=True, default=str)
+    """Return what the best schedule for a target depends on as text.
+
+    That is the processor and the number of its cores. Features that a hypervisor hides or a user
+    forbids change the layer where they change the vectors, and its best schedule little otherwise.
+    """
+    options = dict(target.export())
+    machine = str(options.get("mtriple", "")).partition("-")[0]
+    return json.dumps([machine, options.get("mcpu", ""), options.get("num-cores", 0)], default=int)
 
 
 def _replay(func: tirx.PrimFunc, trace: s_tir.schedule.Trace, name: str) -> tirx.PrimFunc | None:
