@@ -53,6 +53,7 @@ REMAINDERS, GROUPS = (24, 28, 56), 4
 COLUMNS = (
     "network",
     "layer",
+    "kernel",
     "times",
     "share",
     "us",
@@ -84,7 +85,9 @@ class Layer(NamedTuple):
         groups = f" / {self.groups}" if self.groups > 1 else ""
         stride = f" s{self.stride}" if self.stride > 1 else ""
         pixels = f"{self.height}x{self.width}"
-        return f"{self.inputs}x{pixels} -> {self.outputs} {self.kernel}x{self.kernel}{stride}{groups}"
+        return (
+            f"{self.inputs}x{pixels} -> {self.outputs} {self.kernel}x{self.kernel}{stride}{groups}"
+        )
 
 
 Times = defaultdict[Layer, list[float]]
@@ -118,6 +121,7 @@ class OurKernels:
             self._calls.append((stage.function, [*given, *packed]))
         self.times: Times = defaultdict(list)
         self.places: Counter[Layer] = Counter()
+        self.kernels: dict[Layer, str] = {}
         self.total: list[float] = []
         self._now: defaultdict[Layer, float] = defaultdict(float)
         self._start = 0.0
@@ -144,6 +148,7 @@ class OurKernels:
         if layer is not None:
             self._now[layer] += seconds
             self.places[layer] += 1
+            self.kernels[layer] = _method(name)
 
 
 def _ours(name: str, shapes: Sequence[tuple[int, ...]]) -> Layer | None:
@@ -162,6 +167,10 @@ def _ours(name: str, shapes: Sequence[tuple[int, ...]]) -> Layer | None:
     return layer_of(data, (result[1], weight[1] * inner, *weight[2:4]), result)
 
 
+def _method(name: str) -> str:
+    return next((word for word in ("winograd", "depthwise", "conv2d") if word in name), "dense")
+
+
 def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], shape[1] * shape[4], *shape[2:4]) if len(shape) == 5 else shape
 
@@ -169,9 +178,7 @@ def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
 class OnnxRuntimeKernels:
     """Times the convolutions and dense layers of ONNX Runtime, with its own profiler."""
 
-    def __init__(
-        self, subject: Subject, inputs: Sequence[Sequence[Array]], folder: Path
-    ) -> None:
+    def __init__(self, subject: Subject, inputs: Sequence[Sequence[Array]], folder: Path) -> None:
         self._sessions = []
         for index, (model, arrays) in enumerate(zip(subject.parts, inputs, strict=True)):
             options = onnxruntime.SessionOptions()
@@ -328,6 +335,7 @@ def _layers(
             {
                 "network": name,
                 "layer": str(layer),
+                "kernel": ours.kernels[layer],
                 "times": ours.places[layer],
                 "share": mine / total,
                 "us": 1e6 * mine,

@@ -124,6 +124,7 @@ def _lower_depthwise(builder: relax.BlockBuilder, call: relax.Call) -> relax.Exp
         vectors=1,
         steps=shape[2] * shape[3],
         registers=_registers() - shape[3],  # a row of the window stays too
+        vector_bytes=4 * _lanes(),
     )
     kernel = partial(depthwise_convolution, **_geometry(call.attrs), tile=choose_tile(problem))
     return builder.call_te(
@@ -185,6 +186,7 @@ def _problem(call: relax.Call, weight: relax.Expr, lanes: int) -> TileProblem:
         vectors=-(-lanes // _lanes()),
         steps=chunks * kh * kw * (inner[0] if inner else 1),
         registers=_registers(),
+        vector_bytes=4 * _lanes(),
         copied=0.0 if copied else size / _lanes(),
         input_bytes=4 * size,
     )

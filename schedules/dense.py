@@ -87,7 +87,13 @@ class Dense(Template[DenseChoice]):
         vectors = -(-lanes // vector_lanes(target))
         registers = vector_registers(target)
         problem = TileProblem(
-            height=1, width=batch, blocks=1, vectors=vectors, steps=features, registers=registers
+            height=1,
+            width=batch,
+            blocks=1,
+            vectors=vectors,
+            steps=features,
+            registers=registers,
+            vector_bytes=4 * vector_lanes(target),
         )
         estimates = []
         for rows in divisors(batch):

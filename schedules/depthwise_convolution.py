@@ -114,6 +114,7 @@ class DepthwiseConvolution(Template[DepthwiseChoice]):
             vectors=1,
             steps=kh * kw,
             registers=vector_registers(target) - kw,
+            vector_bytes=4 * vector_lanes(target),
         )
         estimates = [
             (

@@ -233,5 +233,6 @@ def _tile_problem(
         vectors=-(-lanes // vector_lanes(target)),
         steps=prod(reduction),
         registers=vector_registers(target),
+        vector_bytes=4 * vector_lanes(target),
         input_bytes=float_bytes(operands(sch, block)[0]) // groups,
     )

@@ -52,6 +52,7 @@ def choose_winograd(
         vectors=direct.vectors,
         steps=inputs,
         registers=direct.registers,
+        vector_bytes=direct.vector_bytes,
     )
     tile = choose_tile(products)
     rows = -(-height // tile.rows)

@@ -58,7 +58,7 @@ from decnn_tvm.schedules.template import (
     operands,
     ranked,
 )
-from decnn_tvm.schedules.vectors import vector_registers
+from decnn_tvm.schedules.vectors import vector_lanes, vector_registers
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 
@@ -304,6 +304,7 @@ def _products_problem(
         vectors=-(-lanes // int(sch.get(block).annotations[VECTOR])),
         steps=chunks * in_block,
         registers=vector_registers(target),
+        vector_bytes=4 * vector_lanes(target),
     )
     return problem, float_bytes(points[1:])
 

@@ -15,7 +15,13 @@ def test_a_tile_fits_the_registers_and_divides_the_channel_blocks(
     height: int, width: int, blocks: int, vectors: int, registers: int
 ) -> None:
     problem = TileProblem(
-        height=height, width=width, blocks=blocks, vectors=vectors, steps=9, registers=registers
+        height=height,
+        width=width,
+        blocks=blocks,
+        vectors=vectors,
+        steps=9,
+        registers=registers,
+        vector_bytes=64,
     )
     tile = choose_tile(problem)
     sums = tile.rows * tile.columns * tile.blocks * vectors
@@ -27,7 +33,14 @@ def test_a_tile_fits_the_registers_and_divides_the_channel_blocks(
 @pytest.mark.parametrize("width", [7, 14, 28, 56, 112])
 def test_common_widths_are_tiled_without_waste(width: int) -> None:
     problem = TileProblem(
-        height=width, width=width, blocks=4, vectors=1, steps=576, registers=32, copied=100.0
+        height=width,
+        width=width,
+        blocks=4,
+        vectors=1,
+        steps=576,
+        registers=32,
+        vector_bytes=64,
+        copied=100.0,
     )
     tile = choose_tile(problem)
     assert width % tile.columns == 0 and width % tile.rows == 0
@@ -35,7 +48,11 @@ def test_common_widths_are_tiled_without_waste(width: int) -> None:
 
 
 def test_fewer_steps_never_cost_more() -> None:
-    problem = TileProblem(height=13, width=13, blocks=2, vectors=1, steps=8, registers=32)
-    longer = TileProblem(height=13, width=13, blocks=2, vectors=1, steps=9, registers=32)
+    problem = TileProblem(
+        height=13, width=13, blocks=2, vectors=1, steps=8, registers=32, vector_bytes=64
+    )
+    longer = TileProblem(
+        height=13, width=13, blocks=2, vectors=1, steps=9, registers=32, vector_bytes=64
+    )
     tile = choose_tile(problem)
     assert cycles(problem, tile) < cycles(longer, tile)

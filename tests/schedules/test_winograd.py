@@ -121,6 +121,7 @@ def plan(channels: int, size: int):
         vectors=1,
         steps=9 * channels,
         registers=32,
+        vector_bytes=64,
     )
     return choose_winograd(problem, channels, channels, 16)
 

@@ -4,12 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,85 +16,25 @@ import pytest
 import decnn_tvm
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.network import Network
+from decnn_tvm.testing.boards import end, free_port, running_server, running_tracker
 from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
 from decnn_tvm.tuning import tracker as tracker_module
-from decnn_tvm.tuning.tracker import Tracker
 
 OPTIONS = {"workers": 1, "winograd": False}
-START = 60.0
 Serve = Callable[[str], "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with started("rpc_tracker") as (_, port):
-        wait_until(lambda: answers(port))
-        yield f"127.0.0.1:{port}"
+    with running_tracker() as where:
+        yield where
 
 
 @pytest.fixture(scope="module")
 def serve(address: str) -> Iterator[Serve]:
     """Return what starts a server under a key and waits until the tracker knows it."""
     with contextlib.ExitStack() as stack:
-
-        def start(key: str) -> subprocess.Popen[bytes]:
-            before = known(address, key)
-            options = ("--tracker", address, "--key", key)
-            process, _ = stack.enter_context(started("rpc_server", *options))
-            wait_until(lambda: known(address, key) > before)
-            return process
-
-        yield start
-
-
-@contextlib.contextmanager
-def started(program: str, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    port = free_port()
-    where = ("--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1))
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"tvm.exec.{program}", *where, *options],
-        env={**os.environ, "TVM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield process, port
-    finally:
-        end(process)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and those that it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
-
-
-def known(address: str, key: str) -> int:
-    try:
-        return Tracker.parse(address, key).check()
-    except ClusterError:
-        return 0
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    limit = time.monotonic() + START
-    while not true():
-        assert time.monotonic() < limit, f"not within {START} s"
-        time.sleep(0.1)
+        yield lambda key: stack.enter_context(running_server(address, key))
 
 
 def test_boards_measure(

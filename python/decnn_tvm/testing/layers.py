@@ -60,7 +60,7 @@ def assembly(mod: tvm.IRModule, target: tvm.target.Target, *, winograd: bool = F
     lowered = lower_stages(mod, target, winograd=winograd)
     (layer,) = (func for _, func in lowered.functions_items() if is_layer(func))
     with target:
-        scheduled = ScheduleKernels()(tvm.IRModule({"layer": layer}))
+        scheduled = tvm.transform.Sequential([ScheduleKernels()])(tvm.IRModule({"layer": layer}))
     kernel = tvm.IRModule({"layer": scheduled["layer"].with_attr("global_symbol", "layer")})
     return str(tvm.compile(kernel, target=target).mod.inspect_source("s"))
 
