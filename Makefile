@@ -27,7 +27,9 @@ test-slow: $(VENV)/test.stamp ## run the tests on full-size networks
 
 bench: $(VENV)/bench.stamp ## compare with ONNX Runtime and ncnn; figures go to bench-out/
 	mkdir -p bench-out
-	$(BIN)/python -m benchmarks.single_device --json bench-out/single_device.json
+	for name in single_device kernels tuning arm_code; do \
+	  $(BIN)/python -m benchmarks.$$name --json bench-out/$$name.json || exit 1; \
+	done
 
 lint: $(VENV)/test.stamp ## check style and types alone
 	$(BIN)/ruff check .
