@@ -15,8 +15,10 @@ from tvm.script import tirx as T
 
 import decnn_tvm
 import decnn_tvm.targets
+from decnn_tvm import compiler
 from decnn_tvm.errors import RecordsError
 from decnn_tvm.network import Network
+from decnn_tvm.targets import resolve_target
 from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
 from decnn_tvm.tuning import cost_model
 from decnn_tvm.tuning.records import Records, as_module
@@ -58,6 +60,27 @@ def test_tuned_code_computes_the_network(
     with decnn_tvm.LocalCluster(1) as cluster, cluster.deploy(package) as session:
         ours = [session.run(sample) for sample in samples]
     assert_logits_match(ours, reference_outputs(model, samples))
+
+
+def test_shipped_records_hold_the_best_and_are_used_unless_refused(
+    network: Network,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runner = FakeRunner(2e-6, 1e-6)
+    decnn_tvm.tune(network, tmp_path / "db", trials=2, runner=runner, **OPTIONS)
+    processor = str(resolve_target("host").target.attrs["mcpu"])
+    Records(tmp_path / "db").copy_best(Records(tmp_path / "shipped" / processor, create=True))
+    lines = (tmp_path / "shipped" / processor / "database_tuning_record.json").read_text()
+    assert len(lines.splitlines()) == 3
+    monkeypatch.setattr(compiler, "SHIPPED_RECORDS", tmp_path / "shipped")
+    with caplog.at_level("INFO", logger="decnn_tvm"):
+        decnn_tvm.compile(network, tmp_path / "with", **OPTIONS)
+        assert "3 layers by their records" in caplog.text
+        caplog.clear()
+        decnn_tvm.compile(network, tmp_path / "without", shipped_records=False, **OPTIONS)
+        assert "by their records" not in caplog.text
 
 
 def test_what_is_known_is_not_measured_again(network: Network, tmp_path: Path) -> None:
