@@ -168,6 +168,11 @@ def as_module(layer: tirx.PrimFunc) -> tvm.IRModule:
     return tvm.IRModule({"main": layer.with_attr("global_symbol", "main")})
 
 
+def structural_key(mod: tvm.IRModule) -> int:
+    """Return a number that is the same for modules of the same structure."""
+    return int(tvm_ffi.structural_hash(mod, map_free_vars=True))
+
+
 def target_text(target: tvm.target.Target) -> str:
     """Return what the best schedule for a target depends on as text.
 
@@ -190,7 +195,7 @@ def _replay(func: tirx.PrimFunc, trace: s_tir.schedule.Trace, name: str) -> tirx
 
 
 def _key(mod: tvm.IRModule, target: tvm.target.Target) -> _Layer:
-    return tvm_ffi.structural_hash(mod, map_free_vars=True), target_text(target)
+    return structural_key(mod), target_text(target)
 
 
 def _prepare(folder: Path, create: bool) -> None:

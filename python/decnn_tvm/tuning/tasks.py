@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import tvm
-import tvm_ffi
 from tvm import relax, tirx
 
 from decnn_tvm.runtime.library import PACK_SUFFIX
 from decnn_tvm.schedules.apply import is_layer
-from decnn_tvm.tuning.records import as_module
+from decnn_tvm.tuning.records import as_module, structural_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +47,7 @@ def find_tasks(lowered: Iterable[tvm.IRModule]) -> list[TuningTask]:
         calls = _calls(mod)
         for var, func in mod.functions_items():
             if is_layer(func) and calls[var.name_hint]:
-                key = tvm_ffi.structural_hash(as_module(func), map_free_vars=True)
+                key = structural_key(as_module(func))
                 known = found.get(key)
                 found[key] = TuningTask(
                     name=known.name if known else _free_name(var.name_hint, found.values()),
