@@ -7,6 +7,7 @@ modelled: a loop at 95 % here may wait for memory on a board.
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
@@ -16,13 +17,13 @@ from benchmarks.harness import Figure, parser, progress, report
 from decnn_tvm.errors import DecnnError
 from decnn_tvm.targets import resolve_target
 from decnn_tvm.testing.assembly import hot_loop
-from decnn_tvm.testing.layers import ARM_CPUS, arm_target, assembly, main_kernels
+from decnn_tvm.testing.layers import ARM_CPUS, MAIN_KERNELS, WINOGRAD, arm_target, assembly
 
 ITERATIONS = 200
-_BRANCHES = ("b", "cb", "tb")
 _PEAK = [f"fmla v{n}.4s, v30.4s, v31.4s" for n in range(24)]
 
 
+@functools.cache
 def llvm_mca() -> str:
     """Return the newest llvm-mca there is.
 
@@ -39,34 +40,33 @@ def llvm_mca() -> str:
 
 
 def cycles(lines: Sequence[str], cpu: str) -> float:
-    """Return the cycles of one pass of a loop, in the long run."""
-    code = "\n".join(line for line in lines if not line.startswith(_BRANCHES))
+    """Return the cycles of one pass of a loop without branches, in the long run."""
     command = [llvm_mca(), "-mtriple=aarch64-linux-gnu", f"-mcpu={cpu}"]
     command.append(f"-iterations={ITERATIONS}")
     done = subprocess.run(
-        command, input=code, capture_output=True, text=True, check=True, timeout=60
+        command, input="\n".join(lines), capture_output=True, text=True, check=True, timeout=60
     )
     return int(re.findall(r"Total Cycles:\s+(\d+)", done.stdout)[0]) / ITERATIONS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    options = parser("benchmarks.arm_code", __doc__ or "", rounds=1).parse_args(arguments)
+    options = parser("benchmarks.arm_code", __doc__ or "").parse_args(arguments)
     rows, summary = [], {}
     for cpu in ARM_CPUS:
         target = resolve_target(arm_target(cpu)).target
         peak = len(_PEAK) / cycles(_PEAK, cpu)
-        for name, (mod, winograd) in main_kernels().items():
+        for name, kernel in MAIN_KERNELS.items():
             progress(f"{cpu}: {name}")
-            loop = hot_loop(assembly(mod, target, winograd=winograd))
-            share = loop.multiply_adds / cycles(loop.lines, cpu) / peak
+            loop = hot_loop(assembly(kernel(), target, winograd=name in WINOGRAD))
+            share = loop.multiply_adds / cycles(loop.straight, cpu) / peak
             rows.append(
                 {
                     "core": cpu,
                     "kernel": name,
                     "instructions": len(loop.lines),
                     "fmla": loop.multiply_adds,
-                    "vector spills": loop.vector_spills,
+                    "stack accesses": loop.stack_accesses,
                     "of peak": share,
                 }
             )

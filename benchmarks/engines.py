@@ -8,6 +8,7 @@ runs them in order on inputs that are ready.
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import onnx
 
 from decnn_tvm.errors import CompileError
 from decnn_tvm.package import Package
+from decnn_tvm.plan import Plan
 from decnn_tvm.runtime.library import StageLibrary
 from decnn_tvm.runtime.weights import DeviceWeights
 from decnn_tvm.testing.stages import to_blocks
@@ -34,9 +36,22 @@ class Engine(Protocol):
 
 
 class OnnxRuntime:
-    """ONNX Runtime with all graph optimisations."""
+    """ONNX Runtime with all graph optimisations.
 
-    def __init__(self, parts: Sequence[onnx.ModelProto], inputs: Sequence[list[Array]]) -> None:
+    Parameters
+    ----------
+    parts, inputs
+        What to run, on what.
+    profile
+        Folder for profiles of every run; by default nothing is profiled.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[onnx.ModelProto],
+        inputs: Sequence[Sequence[Array]],
+        profile: Path | None = None,
+    ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -44,6 +59,9 @@ class OnnxRuntime:
         options.log_severity_level = 3
         level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.graph_optimization_level = level
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile / "onnxruntime")
         self._parts = []
         for model, arrays in zip(parts, inputs, strict=True):
             session = onnxruntime.InferenceSession(
@@ -55,6 +73,11 @@ class OnnxRuntime:
     def run(self) -> list[list[Array]]:
         """Run every part once."""
         return [session.run(None, feed) for session, feed in self._parts]
+
+    def profiles(self) -> list[list[dict[str, Any]]]:
+        """End profiling; return the events of each part."""
+        paths = [Path(session.end_profiling()) for session, _ in self._parts]
+        return [json.loads(path.read_text()) for path in paths]
 
 
 class Ncnn:
@@ -123,17 +146,28 @@ class Ours:
 
     def __init__(self, package: Package, inputs: Sequence[list[Array]]) -> None:
         plan = package.plan
-        (target,) = package.manifest.targets
-        (count,) = package.manifest.targets[target].libraries
-        weights = DeviceWeights(package, tuple(range(count)))
-        self._library = StageLibrary(package.file(package.library(target, count)), plan, weights)
-        values = {value.name: value for value in plan.values}
-        self._parts = []
-        for stage, arrays in zip(plan.stages, inputs, strict=True):
-            blocks = [values[name].block for name in stage.inputs]
-            ready = [to_blocks(a, block) for a, block in zip(arrays, blocks, strict=True)]
-            self._parts.append((stage.function, ready))
+        path, weights = device_part(package)
+        self._library = StageLibrary(path, plan, weights)
+        functions = [stage.function for stage in plan.stages]
+        self._parts = list(zip(functions, in_blocks(plan, inputs), strict=True))
 
     def run(self) -> list[list[Array]]:
         """Run every part once."""
         return [self._library(function, arrays) for function, arrays in self._parts]
+
+
+def device_part(package: Package) -> tuple[Path, DeviceWeights]:
+    """Return the library and the weights of a package's first device."""
+    (target,) = package.manifest.targets
+    (count,) = package.manifest.targets[target].libraries
+    weights = DeviceWeights(package, tuple(range(count)))
+    return package.file(package.library(target, count)), weights
+
+
+def in_blocks(plan: Plan, inputs: Sequence[Sequence[Array]]) -> list[list[Array]]:
+    """Return the inputs of each stage in the layouts that the plan gives them."""
+    blocks = {value.name: value.block for value in plan.values}
+    return [
+        [to_blocks(a, blocks[name]) for a, name in zip(arrays, stage.inputs, strict=True)]
+        for stage, arrays in zip(plan.stages, inputs, strict=True)
+    ]

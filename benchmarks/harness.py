@@ -92,13 +92,14 @@ class Figure:
         return self.value <= self.aim if self.at_most else self.value >= self.aim
 
 
-def parser(module: str, description: str, *, rounds: int) -> argparse.ArgumentParser:
-    """Return a parser with the options of every benchmark."""
+def parser(module: str, description: str, *, rounds: int | None = None) -> argparse.ArgumentParser:
+    """Return a parser with the options of every benchmark; those that take turns give `rounds`."""
     result = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     result.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
-    result.add_argument(
-        "--rounds", type=int, default=rounds, help="turns of every contestant (%(default)s)"
-    )
+    if rounds is not None:
+        result.add_argument(
+            "--rounds", type=int, default=rounds, help="turns of every contestant (%(default)s)"
+        )
     return result
 
 

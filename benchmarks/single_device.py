@@ -190,11 +190,16 @@ def _geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    options = parser("benchmarks.single_device", __doc__ or "", rounds=9)
+def add_networks(options: argparse.ArgumentParser) -> None:
+    """Add the option that chooses among the subjects; by default they are all taken."""
     options.add_argument(
         "--networks", nargs="+", choices=list(SUBJECTS), metavar="NAME", help=", ".join(SUBJECTS)
     )
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    options = parser("benchmarks.single_device", __doc__ or "", rounds=9)
+    add_networks(options)
     options.add_argument(
         "--records", type=Path, metavar="FOLDER", help="tune, with the measurements kept there"
     )

@@ -9,16 +9,13 @@ from typing import Any
 import tvm
 from tvm import relax, topi
 
-from decnn_tvm.schedules.depthwise_convolution import depthwise_convolution
+from decnn_tvm.schedules.depthwise_convolution import depthwise_convolution, depthwise_problem
 from decnn_tvm.schedules.direct_convolution import direct_convolution
 from decnn_tvm.schedules.register_tiles import TileProblem, choose_tile
 from decnn_tvm.schedules.vectors import round_lanes, vector_lanes, vector_registers
 from decnn_tvm.schedules.winograd_choice import WinogradPlan, choose_winograd
-from decnn_tvm.schedules.winograd_convolution import (
-    KERNEL,
-    transform_weight,
-    winograd_convolution,
-)
+from decnn_tvm.schedules.winograd_convolution import winograd_convolution
+from decnn_tvm.schedules.winograd_transforms import KERNEL, transform_weight
 
 # The number of an "out-elementwise-fusable" function in TVM's fusion: it takes an epilogue.
 TAKES_EPILOGUE = 4
@@ -117,15 +114,9 @@ def _lower_depthwise(builder: relax.BlockBuilder, call: relax.Call) -> relax.Exp
     lanes = round_lanes(block, _lanes())
     shape = [int(extent) for extent in weight.ty.shape]
     flat = builder.emit(relax.op.reshape(weight, (shape[0], *shape[2:4], block)))
-    problem = TileProblem(
-        height=int(call.ty.shape[2]),
-        width=int(call.ty.shape[3]),
-        blocks=1,
-        vectors=1,
-        steps=shape[2] * shape[3],
-        registers=_registers() - shape[3],  # a row of the window stays too
-        vector_bytes=4 * _lanes(),
-    )
+    target = tvm.target.Target.current(allow_none=False)
+    height, width = int(call.ty.shape[2]), int(call.ty.shape[3])
+    problem = depthwise_problem(height, width, (shape[2], shape[3]), target)
     kernel = partial(depthwise_convolution, **_geometry(call.attrs), tile=choose_tile(problem))
     return builder.call_te(
         kernel,
@@ -163,7 +154,6 @@ def _lower_winograd(
         groups=int(call.attrs.groups),
         tile=plan.tile,
         band=plan.band,
-        vector=_lanes(),
     )
     return builder.call_te(
         kernel,

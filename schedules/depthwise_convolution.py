@@ -83,6 +83,21 @@ def depthwise_convolution(
     return te.compute(shape, lambda *index: result[index], name="conv_result")
 
 
+def depthwise_problem(
+    height: int, width: int, window: tuple[int, int], target: tvm.target.Target
+) -> TileProblem:
+    """Return the choice of a tile for output of `height` x `width` pixels."""
+    return TileProblem(
+        height=height,
+        width=width,
+        blocks=1,
+        vectors=1,
+        steps=window[0] * window[1],
+        registers=vector_registers(target) - window[1],  # a row of the window stays too
+        vector_bytes=4 * vector_lanes(target),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthwiseChoice:
     """Parameters of the schedule; the module docstring says what they are."""
@@ -107,15 +122,7 @@ class DepthwiseConvolution(Template[DepthwiseChoice]):
         """Return tiles, with rows or all of the window unrolled."""
         block = parts[1]
         _, _, rows, columns, _, kh, kw = extents(sch, block)
-        problem = TileProblem(
-            height=rows,
-            width=columns,
-            blocks=1,
-            vectors=1,
-            steps=kh * kw,
-            registers=vector_registers(target) - kw,
-            vector_bytes=4 * vector_lanes(target),
-        )
+        problem = depthwise_problem(rows, columns, (kh, kw), target)
         estimates = [
             (
                 cycles(problem, tile) * (1 + STEP * whole),

@@ -8,7 +8,7 @@ for every tile of pixels, and the input for every tile of blocks.
 
 The constants were fitted to 93 convolutions of six networks with some 20 tiles each, timed on a
 Sapphire Rapids with AVX-512: the tile with the fewest estimated cycles is on average 5 % slower
-than the fastest of those that were timed, 13 % with multiply-adds and loads alone.
+than the fastest of those that were timed.
 """
 
 from __future__ import annotations

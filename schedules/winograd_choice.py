@@ -13,7 +13,7 @@ from decnn_tvm.schedules.register_tiles import (
     cycles,
     streaming_cycles,
 )
-from decnn_tvm.schedules.winograd_convolution import IN, KERNEL, OUT
+from decnn_tvm.schedules.winograd_transforms import IN, KERNEL, OUT
 
 # Cycles for a vector of a tile: about 100 sums and 36 stores; fewer for the smaller output.
 INPUT_CYCLES, OUTPUT_CYCLES = 100.0, 80.0

@@ -11,12 +11,6 @@ input channels are 36 products of matrices, (tiles x channels) times (channels x
 like 1 x 1 convolutions over the image of tiles. ``G g G^T`` is computed once, when weights are
 packed, and is 4 times as large as g.
 
-The points of interpolation decide the error. 0, +-1/sqrt(2), +-sqrt(2) and infinity, pairs of
-opposites and reciprocals, give 1.5e-6 of the largest magnitude where the usual 0, +-1, +-2 give
-6.6e-6 and the direct method 1e-6 (256 channels; on the choice of points see Barabasz et al.,
-"Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", ACM
-Transactions on Mathematical Software 46, 2020).
-
 A band of rows of tiles is taken through all steps before the next one, so that its transformed
 input stays in the cache.
 
@@ -25,14 +19,11 @@ Parameters of the template: the register tile of the products, and the rows of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import tvm
-from tvm import s_tir, te, tirx
+from tvm import s_tir, te
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from decnn_tvm.schedules.direct_convolution import pad, round_up
@@ -59,12 +50,10 @@ from decnn_tvm.schedules.template import (
     ranked,
 )
 from decnn_tvm.schedules.vectors import vector_lanes, vector_registers
-
-Matrix: TypeAlias = npt.NDArray[np.float64]
+from decnn_tvm.schedules.winograd_transforms import A_T, B_T, IN, KERNEL, OUT, combine
 
 TILE = "decnn.tile"
 BAND = "decnn.band"
-VECTOR = "decnn.vector"
 BLOCK = "winograd_result"
 _INPUT_ROWS, _INPUT, _PRODUCTS, _OUTPUT_ROWS = (
     "winograd_input_rows",
@@ -72,47 +61,6 @@ _INPUT_ROWS, _INPUT, _PRODUCTS, _OUTPUT_ROWS = (
     "winograd_products",
     "winograd_output_rows",
 )
-
-OUT = 4
-"""Output pixels of a tile, in height and width."""
-KERNEL = 3
-IN = OUT + KERNEL - 1
-POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
-"""Points of interpolation; infinity is the last."""
-
-
-def _matrices() -> tuple[Matrix, Matrix, Matrix]:
-    """Return A^T (4 x 6), G (6 x 3) and B^T (6 x 6) of the Cook-Toom construction."""
-    polynomial = np.polynomial.polynomial.polyfromroots
-    a_t, g, b_t = np.zeros((OUT, IN)), np.zeros((IN, KERNEL)), np.zeros((IN, IN))
-    for k, point in enumerate(POINTS):
-        others = [*POINTS[:k], *POINTS[k + 1 :]]
-        a_t[:, k] = point ** np.arange(OUT)
-        g[k] = point ** np.arange(KERNEL) / np.prod([point - other for other in others])
-        b_t[k, :-1] = polynomial(others)
-    a_t[-1, -1] = g[-1, -1] = 1
-    b_t[-1] = polynomial(POINTS)
-    return a_t, g, b_t.round(15)  # rounded, so that what cancels is 0 and costs nothing
-
-
-A_T, G, B_T = _matrices()
-
-
-def transform_weight(weight: te.Tensor) -> te.Tensor:
-    """Return `weight` (O/o, I/i, 3, 3, i, o) as (O/o, 36, I/i, i, o): G g G^T."""
-    blocks, chunks, _, _, *lanes = (int(extent) for extent in weight.shape)
-    # Doubles, so that these sums add nothing to the error.
-    table = np.einsum("ay,bx->abyx", G, G).reshape(IN * IN, KERNEL, KERNEL)
-
-    def value(o: te.Var, point: te.Var, c: te.Var, i: te.Var, lane: te.Var) -> te.Expr:
-        terms = [
-            _pick(point, table[:, y, x], "float64") * weight[o, c, y, x, i, lane].astype("float64")
-            for y in range(KERNEL)
-            for x in range(KERNEL)
-        ]
-        return sum(terms[1:], terms[0]).astype("float32")
-
-    return te.compute((blocks, IN * IN, chunks, *lanes), value, name="winograd_weight")
 
 
 def winograd_convolution(
@@ -123,7 +71,6 @@ def winograd_convolution(
     groups: int,
     tile: Tile,
     band: int,
-    vector: int,
 ) -> te.Tensor:
     """Return a 3 x 3 convolution of stride 1 of `data` (N, C/i, H, W, i), as (N, O/o, H', W', o).
 
@@ -139,8 +86,6 @@ def winograd_convolution(
         Register tile of the products: rows and columns of tiles, blocks of output channels.
     band
         Rows of tiles that are taken through all steps together; a multiple of the tile's rows.
-    vector
-        Lanes of a register, which divide both blocks.
     """
     n, _, height, width, in_block = (int(extent) for extent in data.shape)
     blocks, _, chunks, _, out_block = (int(extent) for extent in weight.shape)
@@ -152,14 +97,14 @@ def winograd_convolution(
     per_group = blocks // groups
     half = te.compute(
         (n, chunks * groups, rows, columns, IN, IN, in_block),
-        lambda b, c, ty, tx, i, x, lane: _combine(
+        lambda b, c, ty, tx, i, x, lane: combine(
             B_T, i, lambda y: source[b, c, OUT * ty + y, OUT * tx + x, lane]
         ),
         name=_INPUT_ROWS,
     )
     points = te.compute(
         (n, IN * IN, rows, columns, chunks * groups, in_block),
-        lambda b, p, ty, tx, c, lane: _combine(
+        lambda b, p, ty, tx, c, lane: combine(
             B_T, p % IN, lambda x: half[b, c, ty, tx, p // IN, x, lane]
         ),
         name=_INPUT,
@@ -174,15 +119,15 @@ def winograd_convolution(
     products = te.compute((n, blocks, IN * IN, rows, columns, out_block), product, name=_PRODUCTS)
     half_result = te.compute(
         (n, blocks, rows, columns, OUT, IN, out_block),
-        lambda b, o, ty, tx, y, j, lane: _combine(
+        lambda b, o, ty, tx, y, j, lane: combine(
             A_T, y, lambda i: products[b, o, i * IN + j, ty, tx, lane]
         ),
         name=_OUTPUT_ROWS,
     )
-    attrs = {TILE: [tile.rows, tile.columns, tile.blocks], BAND: band, VECTOR: vector}
+    attrs = {TILE: [tile.rows, tile.columns, tile.blocks], BAND: band}
     result = te.compute(
         (n, blocks, OUT * rows, OUT * columns, out_block),
-        lambda b, o, y, x, lane: _combine(
+        lambda b, o, y, x, lane: combine(
             A_T, x % OUT, lambda j: half_result[b, o, y // OUT, x // OUT, y % OUT, j, lane]
         ),
         name=BLOCK,
@@ -191,19 +136,6 @@ def winograd_convolution(
     return te.compute(
         (n, blocks, out_h, out_w, out_block), lambda *index: result[index], name="conv_result"
     )
-
-
-def _combine(matrix: Matrix, row: te.Expr, element: Callable[[int], te.Expr]) -> te.Expr:
-    """Return the sum of matrix[row, k] * element(k); zeros vanish where `row` is unrolled."""
-    terms = [_pick(row, matrix[:, k], "float32") * element(k) for k in range(matrix.shape[1])]
-    return sum(terms[1:], terms[0])
-
-
-def _pick(index: te.Expr, values: Matrix, dtype: str) -> te.Expr:
-    result = tirx.const(float(values[-1]), dtype)
-    for at in range(len(values) - 2, -1, -1):
-        result = tirx.Select(index == at, tirx.const(float(values[at]), dtype), result)
-    return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +164,7 @@ class WinogradConvolution(Template[WinogradChoice]):
         """Return tiles of the products, and bands of whole tiles."""
         before, block, _ = parts
         *_, products, _ = before
-        problem, inputs = _products_problem(sch, block, products, target)
+        problem, inputs = _products_problem(sch, products, target)
         weights = float_bytes(operands(sch, products)[1])
         estimates = []
         for tile in dividing_tiles(problem):
@@ -252,7 +184,7 @@ class WinogradConvolution(Template[WinogradChoice]):
         """Take bands of rows of tiles through all steps."""
         before, block, after = parts
         *padded, half, points, products, half_result = before
-        vector = int(sch.get(block).annotations[VECTOR])
+        vector = vector_lanes(target)
 
         _, o, y, x, lane = sch.get_loops(block)
         o, o_in = sch.split(o, [None, choice.tile.blocks])
@@ -291,7 +223,7 @@ class WinogradConvolution(Template[WinogradChoice]):
 
 
 def _products_problem(
-    sch: s_tir.Schedule, block: SBlockRV, products: SBlockRV, target: tvm.target.Target
+    sch: s_tir.Schedule, products: SBlockRV, target: tvm.target.Target
 ) -> tuple[TileProblem, int]:
     """Return the choice of a tile for the products, and the bytes of their transformed input."""
     _, blocks, _, rows, columns, lanes, chunks, in_block = extents(sch, products)
@@ -301,7 +233,7 @@ def _products_problem(
         height=rows,
         width=columns,
         blocks=blocks // groups,
-        vectors=-(-lanes // int(sch.get(block).annotations[VECTOR])),
+        vectors=-(-lanes // vector_lanes(target)),
         steps=chunks * in_block,
         registers=vector_registers(target),
         vector_bytes=4 * vector_lanes(target),

@@ -109,9 +109,9 @@ def compile_network(
     _check_replaceable(path)
     _, counts = _group_counts(network, workers, shares, all_shares)
     resolved = _by_folder([resolve_target(target, cores=cores) for target in targets])
-    own = None if records is None else _read_records(records)
+    own = [] if records is None else [_read_records(records)]
     measured = {
-        name: [*([own] if own else []), *(_shipped(target) if shipped_records else [])]
+        name: own + (_shipped(target) if shipped_records else [])
         for name, target in resolved.items()
     }
     report = _Reporter(progress, 2 + len(resolved) * len(counts))

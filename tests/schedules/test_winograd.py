@@ -12,7 +12,7 @@ from decnn_tvm.lowering import build_stages
 from decnn_tvm.schedules import winograd_choice
 from decnn_tvm.schedules.register_tiles import TileProblem
 from decnn_tvm.schedules.winograd_choice import choose_winograd
-from decnn_tvm.schedules.winograd_convolution import A_T, B_T, G
+from decnn_tvm.schedules.winograd_transforms import A_T, B_T, G
 from decnn_tvm.targets import missing_features, resolve_target
 from decnn_tvm.testing.stages import random_array, run_stage, stage_module, to_blocks
 

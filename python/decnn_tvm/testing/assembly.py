@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 _LABEL = re.compile(r"^(\.L\w+):")
 _BRANCH = re.compile(r"^\s+(?:b|b\.\w+|cbn?z|tbn?z)\s.*?(\.L\w+)\s*$")
-_SPILL = re.compile(r"^(?:ld|st)\w+ [qvd]\d.*\[sp")
 _INSTRUCTION = re.compile(r"^\s+([a-z]\S*)(?:\s+(.*))?$")
 
 
@@ -30,9 +29,14 @@ class Loop:
         return sum(line.split()[0] == "fmla" and ".4s" in line for line in self.lines)
 
     @property
-    def vector_spills(self) -> int:
-        """Loads and stores of vector registers on the stack."""
-        return sum(bool(_SPILL.match(line)) for line in self.lines)
+    def stack_accesses(self) -> int:
+        """Loads and stores on the stack: spilled registers."""
+        return sum("[sp" in line for line in self.lines)
+
+    @property
+    def straight(self) -> tuple[str, ...]:
+        """The instructions without branches."""
+        return tuple(line for line in self.lines if not _BRANCH.match(f" {line}"))
 
     @property
     def stores(self) -> int:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import tvm
@@ -73,18 +75,21 @@ def arm_target(cpu: str) -> dict[str, Any]:
     return {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": cpu, "mattr": ["+neon"]}
 
 
-def main_kernels() -> dict[str, tuple[tvm.IRModule, bool]]:
-    """Return the stages whose inner loops are looked at, and whether Winograd's method is on."""
-    return {
-        "1x1": (convolution(64, 256, 56, 1), False),
-        "3x3": (convolution(64, 64, 56, 3), False),
-        "3x3, stride 2": (convolution(128, 128, 56, 3, stride=2), False),
-        "3x3, 4 groups": (convolution(128, 128, 28, 3, groups=4), False),
-        "3x3, 4 groups of 28": (convolution(112, 112, 28, 3, groups=4, blocks=(14, 14)), False),
-        "1x1 in blocks of 8": (convolution(64, 64, 28, 1, blocks=(8, 8)), False),
-        "3x3 in blocks of 12": (convolution(48, 48, 28, 3, blocks=(12, 12)), False),
-        "7x7 stem": (convolution(3, 64, 224, 7, stride=2, blocks=(1, 16)), False),
-        "depthwise 3x3": (convolution(96, 96, 56, 3, groups=96), False),
-        "Winograd 3x3": (convolution(64, 64, 56, 3), True),
-        "dense": (dense(1, 2048, 1000), False),
-    }
+WINOGRAD = frozenset({"Winograd 3x3"})
+"""Those of `MAIN_KERNELS` that are compiled with Winograd's method."""
+
+MAIN_KERNELS: dict[str, Callable[[], tvm.IRModule]] = {
+    "1x1": partial(convolution, 64, 256, 56, 1),
+    "3x3": partial(convolution, 64, 64, 56, 3),
+    "3x3, stride 2": partial(convolution, 128, 128, 56, 3, stride=2),
+    "3x3, 4 groups": partial(convolution, 128, 128, 28, 3, groups=4),
+    "3x3, 4 groups of 28": partial(convolution, 112, 112, 28, 3, groups=4, blocks=(14, 14)),
+    "1x1 in blocks of 8": partial(convolution, 64, 64, 28, 1, blocks=(8, 8)),
+    "3x3 in blocks of 8": partial(convolution, 64, 64, 28, 3, blocks=(8, 8)),
+    "3x3 in blocks of 12": partial(convolution, 48, 48, 28, 3, blocks=(12, 12)),
+    "7x7 stem": partial(convolution, 3, 64, 224, 7, stride=2, blocks=(1, 16)),
+    "depthwise 3x3": partial(convolution, 96, 96, 56, 3, groups=96),
+    "Winograd 3x3": partial(convolution, 64, 64, 56, 3),
+    "dense": partial(dense, 1, 2048, 1000),
+}
+"""Stages whose inner loops are looked at."""

@@ -13,6 +13,7 @@ from tvm import relax
 from tvm.runtime.vm import VirtualMachine
 
 from decnn_tvm.lowering import build_stages
+from decnn_tvm.runtime.library import PACK_SUFFIX
 from decnn_tvm.targets import resolve_target
 
 Array = npt.NDArray[Any]
@@ -53,13 +54,27 @@ def run_stage(
     winograd: bool = False,
 ) -> Any:
     """Build `mod`, pack the weights and run one stage here; give its outputs as arrays."""
-    built = build_stages(mod, resolve_target(target).target, winograd=winograd)
-    machine = VirtualMachine(built, tvm.cpu())
-    packed = machine[f"{name}_transform_params"]([tvm.runtime.tensor(value) for value in weights])
-    result = machine[name](*(tvm.runtime.tensor(value) for value in inputs), *packed)
+    run = load_stage(mod, weights, name=name, target=target, winograd=winograd)
+    result = run(*(tvm.runtime.tensor(value) for value in inputs))
     if isinstance(result, tvm.runtime.Tensor):
         return result.numpy()
     return [value.numpy() for value in result]
+
+
+def load_stage(
+    mod: tvm.IRModule,
+    weights: Sequence[Array],
+    *,
+    name: str = "stage0",
+    target: str | Mapping[str, Any] = "host",
+    winograd: bool = False,
+) -> Callable[..., Any]:
+    """Build `mod` and pack the weights; return what runs one stage on TVM's tensors."""
+    built = build_stages(mod, resolve_target(target).target, winograd=winograd)
+    machine = VirtualMachine(built, tvm.cpu())
+    packed = machine[name + PACK_SUFFIX]([tvm.runtime.tensor(value) for value in weights])
+    run = machine[name]
+    return lambda *inputs: run(*inputs, *packed)
 
 
 def to_blocks(value: Array, block: int) -> Array:
