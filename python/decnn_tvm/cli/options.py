@@ -84,6 +84,21 @@ def split_options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Add how workers beyond loopback are reached."""
+    parser.add_argument(
+        "--keys",
+        metavar="DIR",
+        help="the coordinator's folder of those that `decnn keys` made; with local workers the "
+        "whole folder",
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="reach other machines without keys, in a network that you trust",
+    )
+
+
 def load_model(options: argparse.Namespace) -> Network:
     """Load the model that `add_model` asked for."""
     from decnn_tvm.frontend import load

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
+    add_keys,
     numbers,
     positive,
     positives,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   decnn run resnet50.pkg --workers 4 --input cat.jpg dog.jpg
-  decnn run resnet50.pkg --connect 127.0.0.1:7000 127.0.0.1:7001 --input x.npy --output y.npz"""
+  decnn run resnet50.pkg --connect 127.0.0.1:7000 127.0.0.1:7001 --input x.npy --output y.npz
+  decnn run resnet50.pkg --connect 192.168.0.11:7000 --keys keys/coordinator --input cat.jpg"""
 
 TOP = 3
 """Largest values of an output that are shown."""
@@ -80,6 +82,8 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--connect", nargs="+", metavar="HOST:PORT", help="workers that run already, by rank"
     )
+    add_keys(parser)
+    parser.add_argument("--host", metavar="ADDRESS", help="where workers send to (found by itself)")
     parser.add_argument(
         "--shares", type=positives, metavar="2,1,1", help="channel groups of each worker (even)"
     )
@@ -145,11 +149,17 @@ def _cluster(options: argparse.Namespace, package: Package) -> Cluster:
 
     if options.connect:
         assign_groups(package.plan, len(options.connect), options.shares)
-        return Cluster.connect(options.connect, timeout=options.timeout)
+        return Cluster.connect(
+            options.connect,
+            host=options.host,
+            timeout=options.timeout,
+            keys=options.keys,
+            insecure=options.insecure,
+        )
     default = len(options.shares) if options.shares else default_workers(package)
     workers = options.workers or default
     assign_groups(package.plan, workers, options.shares)  # refuse before any process starts
-    return LocalCluster(workers, timeout=options.timeout)
+    return LocalCluster(workers, timeout=options.timeout, keys=options.keys)
 
 
 def default_workers(package: Package) -> int:

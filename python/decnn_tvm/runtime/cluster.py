@@ -17,10 +17,13 @@ from decnn_tvm.assignment import assign_groups
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.package import MANIFEST, Package
 from decnn_tvm.plan import Indices
+from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.engine import Link
+from decnn_tvm.runtime.exposure import check_exposure
 from decnn_tvm.runtime.machine import choose_target
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.session import Session
+from decnn_tvm.runtime.steps import largest_payload
 from decnn_tvm.runtime.transport import ZmqTransport
 from decnn_tvm.transfers import HOST
 
@@ -42,33 +45,70 @@ class Cluster:
         Interface of the coordinator's data plane.
     timeout : float
         Seconds that any wait for a worker may take.
+    encrypt : bool
+        Whether both planes run with keys.
     """
 
-    def __init__(self, workers: Sequence[RemoteWorker], *, host: str, timeout: float) -> None:
+    def __init__(
+        self,
+        workers: Sequence[RemoteWorker],
+        *,
+        host: str,
+        timeout: float,
+        encrypt: bool = False,
+    ) -> None:
         self._workers, self._host, self._timeout = list(workers), host, timeout
+        self._encrypt = encrypt
         self._sessions: list[Session] = []
 
     @staticmethod
     def connect(
-        addresses: Sequence[str], *, host: str = "127.0.0.1", timeout: float = TIMEOUT
+        addresses: Sequence[str],
+        *,
+        host: str | None = None,
+        timeout: float = TIMEOUT,
+        keys: Path | str | None = None,
+        insecure: bool = False,
     ) -> Cluster:
         """Connect to workers at ``host:port`` addresses.
+
+        Parameters
+        ----------
+        addresses : sequence of str
+            By rank.
+        host : str, optional
+            Address of this machine that the workers send to; by default the one from which the
+            first of them is reached.
+        timeout : float
+            Seconds that any wait for a worker may take.
+        keys : path, optional
+            The coordinator's folder of those that ``decnn keys`` made; both planes are then
+            authenticated and encrypted. Needed for any address beyond loopback.
+        insecure : bool
+            Do without keys in a network that you trust.
 
         Raises
         ------
         ClusterError
-            Naming the first address where no worker answers.
+            Naming the first address where no worker answers, or one with other keys.
+        InputError
+            An address beyond loopback with neither `keys` nor `insecure`, or the keys are damaged.
         """
+        credentials = None if keys is None else Credentials.load(keys)
         workers: list[RemoteWorker] = []
         try:
             for rank, address in enumerate(addresses):
-                workers.append(RemoteWorker(address, f"worker {rank} at {address}", timeout))
+                _check(address.rpartition(":")[0], credentials, insecure)
+                name = f"worker {rank} at {address}"
+                workers.append(RemoteWorker(address, name, timeout, credentials))
                 workers[-1].machine()
+            host = host or (workers[0].own_host if workers else "127.0.0.1")
+            _check(host, credentials, insecure)
         except BaseException:
             for worker in workers:
                 worker.disconnect()
             raise
-        return Cluster(workers, host=host, timeout=timeout)
+        return Cluster(workers, host=host, timeout=timeout, encrypt=credentials is not None)
 
     @property
     def workers(self) -> tuple[RemoteWorker, ...]:
@@ -109,10 +149,16 @@ class Cluster:
         targets = [choose_target(manifest, w.machine(), w.name, target) for w in self._workers]
         pairs = list(zip(targets, assignment, strict=True))
         package.verify(sorted({n for t, groups in pairs for n in package.files_for(t, groups)}))
-        transport = ZmqTransport(self._host)
+        cluster = secrets.token_bytes(16)
+        transport = ZmqTransport(
+            self._host,
+            cluster=cluster,
+            max_payload=largest_payload(package.plan),
+            encrypt=self._encrypt,
+        )
         deployed = _Deployed(self, transport)
         try:
-            session = self._start(package, assignment, targets, transport, deployed)
+            session = self._start(package, assignment, targets, transport, deployed, cluster)
         except BaseException:
             # An interrupt must not leave half a deployment on the workers.
             deployed.close()
@@ -167,16 +213,18 @@ class Cluster:
         targets: Sequence[str],
         transport: ZmqTransport,
         deployed: _Deployed,
+        cluster: bytes,
     ) -> Session:
-        ports = self._each(lambda rank, worker: worker.call("open"))
+        limit = largest_payload(package.plan)
+        opened = self._each(lambda rank, worker: worker.call("open", cluster.hex(), limit))
         addresses = {
-            r: f"{w.host}:{port}"
-            for r, (w, port) in enumerate(zip(self._workers, ports, strict=True))
+            r: f"{w.host}:{locator}"
+            for r, (w, locator) in enumerate(zip(self._workers, opened, strict=True))
         }
         request = {
             "assignment": assignment,
-            "addresses": {**addresses, HOST: f"{self._host}:{transport.port}"},
-            "cluster": secrets.token_hex(16),
+            "addresses": {**addresses, HOST: f"{self._host}:{transport.locator}"},
+            "cluster": cluster.hex(),
             "epoch": 0,
         }
 
@@ -190,7 +238,7 @@ class Cluster:
 
         self._each(start, cancelled)
         transport.connect(addresses)
-        link = Link(transport, bytes.fromhex(str(request["cluster"])), 0, HOST)
+        link = Link(transport, cluster, 0, HOST)
         return Session(package.plan, assignment, link, deployed, self._timeout)
 
     def _each(
@@ -243,6 +291,10 @@ class _Deployed:
                 list(pool.map(_end_session, workers))
         finally:
             self._transport.close()
+
+
+def _check(host: str, credentials: Credentials | None, insecure: bool) -> None:
+    check_exposure(host, keys=credentials is not None, insecure=insecure)
 
 
 def _end_session(worker: RemoteWorker) -> None:

@@ -21,8 +21,9 @@ from typing import Any
 import rpyc
 
 from decnn_tvm.errors import ClusterError, DecnnError
-from decnn_tvm.runtime.deployment import Deployment, StartRequest
+from decnn_tvm.runtime.deployment import Deployment, Guard, StartRequest
 from decnn_tvm.runtime.machine import memory, this_machine
+from decnn_tvm.runtime.wire import MAX_ERROR, MAX_PAYLOAD
 
 logger = logging.getLogger(__name__)
 
@@ -71,28 +72,47 @@ def _answer(method: Callable[..., Any]) -> Callable[..., str]:
     return answered
 
 
+def _expect(value: object, kind: type) -> None:
+    if type(value) is not kind:
+        raise ClusterError(
+            f"an argument is {type(value).__name__}; expected {kind.__name__}. Install the same "
+            "decnn-tvm everywhere."
+        )
+
+
+def _parsed(request: str) -> Any:
+    try:
+        return json.loads(request)
+    except (ValueError, RecursionError) as error:
+        raise ClusterError(f"start: the request is no JSON ({error}).") from error
+
+
 class WorkerState:
     """What the connections to one worker share: its one deployment.
 
     Memory of a deployment counts from what the process takes when this is made.
     """
 
-    def __init__(self, folder: Path, host: str, stop_timeout: float) -> None:
+    def __init__(
+        self, folder: Path, host: str, stop_timeout: float, *, encrypt: bool = False
+    ) -> None:
         self.folder, self.host, self.stop_timeout = folder, host, stop_timeout
+        self.encrypt = encrypt
         self.idle_bytes = memory().resident
         self.lock = threading.Lock()
         self.deployment: Deployment | None = None
         self.owner: object = None
         self._count = 0
 
-    def open(self, owner: object) -> Deployment:
+    def open(self, owner: object, cluster: bytes | None, max_payload: int) -> Deployment:
         """Make a deployment for `owner`; refuse where another has one."""
+        guard = Guard(cluster=cluster, max_payload=max_payload, encrypt=self.encrypt)
         with self.lock:
             if self.deployment is not None:
                 raise ClusterError("busy with another session. Close that one first.")
             self._count += 1
             folder = self.folder / f"session{self._count}"
-            self.deployment = Deployment(folder, self.host, self.idle_bytes)
+            self.deployment = Deployment(folder, self.host, self.idle_bytes, guard)
             self.owner = owner
             return self.deployment
 
@@ -137,19 +157,30 @@ class ControlService(rpyc.Service):  # type: ignore[misc]
         return sorted(name for name, module in list(sys.modules.items()) if module is not None)
 
     @_answer
-    def exposed_open(self) -> int:
-        """Open a session; return the port of its data plane."""
-        return self._state.open(self).transport.port
+    def exposed_open(self, cluster: str = "", max_payload: int = MAX_PAYLOAD) -> str:
+        """Open a session; return its data plane's port, and its key where there are keys."""
+        _expect(cluster, str)
+        _expect(max_payload, int)
+        try:
+            name = bytes.fromhex(cluster) or None
+        except ValueError as error:
+            raise ClusterError(f"open: cluster {cluster[:40]!r}; expected digits.") from error
+        return self._state.open(self, name, max(MAX_ERROR, max_payload)).transport.locator
 
     @_answer
     def exposed_upload(self, name: str, offset: int, data: bytes) -> None:
         """Take a piece of a file of the package."""
+        _expect(name, str)
+        _expect(offset, int)
+        _expect(data, bytes)
         self._state.of(self).upload(name, offset, data)
 
     @_answer
     def exposed_start(self, request: str) -> None:
         """Load the package and start computing."""
-        self._state.of(self).start(StartRequest.from_json(json.loads(request)))
+        _expect(request, str)
+        deployment = self._state.of(self)
+        deployment.start(StartRequest.from_json(_parsed(request)))
 
     @_answer
     def exposed_status(self) -> dict[str, Any]:

@@ -20,11 +20,13 @@ from decnn_tvm.runtime.library import StageLibrary, empty_pool
 from decnn_tvm.runtime.machine import choose_target, memory, reset_peak, this_machine, trim
 from decnn_tvm.runtime.transport import ZmqTransport
 from decnn_tvm.runtime.weights import DeviceWeights
+from decnn_tvm.runtime.wire import MAX_PAYLOAD
 
 logger = logging.getLogger(__name__)
 
 MAX_UPLOAD = 4 << 30
 """Bytes of all files of a package on one worker."""
+MAX_FILES = 4096
 _NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/){0,3}[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -41,10 +43,35 @@ class StartRequest:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> StartRequest:
-        """Read the request back from JSON data."""
-        assignment = tuple(tuple(int(g) for g in groups) for groups in data["assignment"])
-        addresses = {int(rank): str(address) for rank, address in data["addresses"].items()}
-        return StartRequest(**{**data, "assignment": assignment, "addresses": addresses})
+        """Read the request back from JSON data; raise `ClusterError` on anything else."""
+        try:
+            assignment = tuple(tuple(int(g) for g in groups) for groups in data["assignment"])
+            addresses = {int(rank): str(address) for rank, address in data["addresses"].items()}
+            return StartRequest(**{**data, "assignment": assignment, "addresses": addresses})
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise ClusterError(
+                f"start: no such request ({type(error).__name__}: {error}). Install the same "
+                "decnn-tvm everywhere."
+            ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """What a deployment's data plane takes.
+
+    Attributes
+    ----------
+    cluster : bytes, optional
+        The deployment whose messages are taken; any where it is None.
+    max_payload : int
+        Bytes of the largest message.
+    encrypt : bool
+        Whether both ends must know each other's keys.
+    """
+
+    cluster: bytes | None = None
+    max_payload: int = MAX_PAYLOAD
+    encrypt: bool = False
 
 
 class Deployment:
@@ -58,11 +85,14 @@ class Deployment:
         Interface of the data plane.
     idle_bytes : int
         Resident bytes of the idle worker.
+    guard : Guard
+        What the data plane takes.
     """
 
-    def __init__(self, folder: Path, host: str, idle_bytes: int) -> None:
+    def __init__(self, folder: Path, host: str, idle_bytes: int, guard: Guard) -> None:
         self._folder = folder
         self._received = 0
+        self._files: set[str] = set()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._engine: Engine | None = None
@@ -70,7 +100,9 @@ class Deployment:
         self._idle_bytes = idle_bytes
         reset_peak()
         folder.mkdir(mode=0o700)
-        self.transport = ZmqTransport(host)
+        self.transport = ZmqTransport(
+            host, cluster=guard.cluster, max_payload=guard.max_payload, encrypt=guard.encrypt
+        )
 
     def upload(self, name: str, offset: int, data: bytes) -> None:
         """Write a piece of a file; pieces come in order.
@@ -80,6 +112,9 @@ class Deployment:
         PackageError
             The name leaves the folder, a piece is out of order, or it is too much.
         """
+        self._files.add(name)
+        if len(self._files) > MAX_FILES:
+            raise PackageError(f"upload of {name!r}: more than {MAX_FILES} files.")
         path = self._folder / name
         if not _NAME.fullmatch(name) or not path.resolve().is_relative_to(self._folder.resolve()):
             raise PackageError(f"upload of {name!r}: not a file name of a package.")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from decnn_tvm.errors import ClusterError, ClusterTimeout
 from decnn_tvm.runtime.cluster import TIMEOUT, Cluster
+from decnn_tvm.runtime.credentials import Credentials, cluster_folders
 from decnn_tvm.runtime.machine import cores
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 
@@ -43,6 +44,9 @@ class LocalCluster(Cluster):
     threads : int, optional
         Threads of each worker's kernels; by default the cores divided by `count`, at least 1.
         NumPy's own libraries get one: a worker computes nothing with them.
+    keys : path, optional
+        A folder that ``decnn keys`` made: both planes are then authenticated and encrypted, as
+        between machines. The workers take the identities in it in turn.
 
     Raises
     ------
@@ -50,12 +54,21 @@ class LocalCluster(Cluster):
         A worker did not start; shows what it wrote.
     """
 
-    def __init__(self, count: int, *, timeout: float = TIMEOUT, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        timeout: float = TIMEOUT,
+        threads: int | None = None,
+        keys: Path | str | None = None,
+    ) -> None:
         if count < 1:
             raise ClusterError(f"{count} workers: expected at least 1.")
         if threads is not None and threads < 1:
             raise ClusterError(f"threads={threads}: expected at least 1.")
-        super().__init__([], host=HOST, timeout=timeout)
+        own, others = (None, ()) if keys is None else cluster_folders(keys)
+        self._credentials = None if own is None else Credentials.load(own)
+        super().__init__([], host=HOST, timeout=timeout, encrypt=own is not None)
         self._folder = Path(tempfile.mkdtemp(prefix="decnn-cluster-"))
         self._processes: list[subprocess.Popen[bytes]] = []
         self._end = weakref.finalize(
@@ -64,7 +77,8 @@ class LocalCluster(Cluster):
         try:
             share = threads or max(1, cores() // count)
             for rank in range(count):
-                self._processes.append(_spawn(self._folder, rank, share))
+                identity = others[rank % len(others)] if others else None
+                self._processes.append(_spawn(self._folder, rank, share, identity))
             for rank in range(count):
                 self._workers.append(self._greet(rank))
         except BaseException:
@@ -110,7 +124,8 @@ class LocalCluster(Cluster):
                 "Python (sitecustomize) from printing."
             ) from error
         name = f"worker {rank} (process {self._processes[rank].pid})"
-        return RemoteWorker(f"{address['host']}:{address['port']}", name, self._timeout)
+        place = f"{address['host']}:{address['port']}"
+        return RemoteWorker(place, name, self._timeout, self._credentials)
 
     def _first_line(self, rank: int) -> bytes:
         stream = self._processes[rank].stdout
@@ -137,7 +152,7 @@ def _log(folder: Path, rank: int) -> Path:
     return folder / f"worker{rank}.log"
 
 
-def _spawn(folder: Path, rank: int, threads: int) -> subprocess.Popen[bytes]:
+def _spawn(folder: Path, rank: int, threads: int, keys: Path | None) -> subprocess.Popen[bytes]:
     files = folder / f"worker{rank}"
     files.mkdir()
     command = [
@@ -147,6 +162,7 @@ def _spawn(folder: Path, rank: int, threads: int) -> subprocess.Popen[bytes]:
         "--until-eof",
         "--folder",
         str(files),
+        *(() if keys is None else ("--keys", str(keys.absolute()))),
     ]
     with _log(folder, rank).open("wb") as log:
         return subprocess.Popen(

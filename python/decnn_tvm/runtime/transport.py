@@ -3,25 +3,35 @@
 
 `send` never blocks: what is under way is bounded by the session's in-flight window. Frames may be
 an iterator, which ZeroMQ's transport reads in a thread of its own, so that checksums cost the
-compute loop nothing. `receive` waits at most its timeout.
+compute loop nothing. `receive` waits at most its timeout. What is no whole message of this cluster
+is dropped and counted where it arrives: whoever sends noise must not be able to stop a session.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import zmq
 
 from decnn_tvm.errors import ClusterError
-from decnn_tvm.runtime.wire import MAX_PAYLOAD, Buffer, Message, WireError, decode
+from decnn_tvm.runtime.curve import CurveKeys, Gatekeeper, split_address
+from decnn_tvm.runtime.wire import HEADER_BYTES, MAX_PAYLOAD, Buffer, Message, WireError, decode
+
+logger = logging.getLogger(__name__)
 
 LINGER_MS = 500
 POLL_MS = 100
+POLL_BUSY_MS = 5
+"""Milliseconds between two looks at peers that wait to be let in."""
 STOP_TIMEOUT = 5.0
+CURVE_BYTES = 256
+"""What encryption adds to a frame, and more than a handshake's commands take."""
 
 
 class Transport(Protocol):
@@ -31,10 +41,44 @@ class Transport(Protocol):
         """Send a message to a rank, without waiting."""
 
     def receive(self, timeout: float) -> Message | WireError | None:
-        """Return the next message, the reason why one was refused, or None after `timeout` s."""
+        """Return the next message, why one could not be sent, or None after `timeout` seconds."""
 
     def close(self) -> None:
         """Free sockets and threads."""
+
+
+class Traffic:
+    """What went through a transport: bytes by peer, headers included, and what was dropped."""
+
+    def __init__(self, cluster: bytes | None = None) -> None:
+        self._cluster = cluster
+        self.sent: dict[int, int] = {}
+        self.received: dict[int, int] = {}
+        self.refused = 0
+
+    def note_sent(self, target: int, frames: Sequence[Buffer]) -> None:
+        """Count what leaves."""
+        size = sum(memoryview(frame).nbytes for frame in frames)
+        self.sent[target] = self.sent.get(target, 0) + size
+
+    def decode(self, frames: Sequence[Buffer]) -> Message | None:
+        """Decode and count what arrives; None where it is no whole message of this cluster."""
+        try:
+            message = decode(frames)
+        except WireError as error:
+            self._refuse(str(error))
+            return None
+        header = message.header
+        if self._cluster is not None and header.cluster != self._cluster:
+            self._refuse(f"of another cluster, from {header.source}")
+            return None
+        size = message.nbytes + HEADER_BYTES
+        self.received[header.source] = self.received.get(header.source, 0) + size
+        return message
+
+    def _refuse(self, why: str) -> None:
+        self.refused += 1
+        logger.info("dropped a message: %s", why)
 
 
 class MemoryNetwork:
@@ -55,18 +99,24 @@ class MemoryTransport:
 
     def __init__(self, network: MemoryNetwork, rank: int) -> None:
         self._network, self._rank = network, rank
+        self.traffic = Traffic()
 
     def send(self, target: int, frames: Iterable[Buffer]) -> None:
         """Send a message to a rank, without waiting."""
         self._network.queues[target].put([bytes(frame) for frame in frames])
 
     def receive(self, timeout: float) -> Message | WireError | None:
-        """Return the next message, the reason why one was refused, or None after `timeout` s."""
-        try:
-            own = self._network.queues[self._rank]
-            return _decode(own.get(timeout=timeout) if timeout > 0 else own.get_nowait())
-        except queue.Empty:
-            return None
+        """Return the next message, or None after `timeout` seconds."""
+        own = self._network.queues[self._rank]
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                frames = own.get(timeout=left) if left > 0 else own.get_nowait()
+            except queue.Empty:
+                return None
+            if (message := self.traffic.decode(frames)) is not None:
+                return message
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""
@@ -81,22 +131,42 @@ class ZmqTransport:
     ----------
     host : str
         Address of the interface to bind; the port is free and chosen by the system.
+    cluster : bytes, optional
+        The deployment whose messages are taken; any by default.
+    max_payload : int
+        Bytes of the largest message; a longer one is cut off before memory is taken for it.
+    encrypt : bool
+        Whether both ends must know each other's keys, which are part of `locator`.
     """
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        *,
+        cluster: bytes | None = None,
+        max_payload: int = MAX_PAYLOAD,
+        encrypt: bool = False,
+    ) -> None:
         self._context = zmq.Context(io_threads=1)
         self._inbox: queue.SimpleQueue[Message | WireError] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[tuple[int, Iterable[Buffer]] | None] = queue.SimpleQueue()
         self._peers: dict[int, zmq.Socket[bytes]] = {}
         self._stopping = threading.Event()
+        self.traffic = Traffic(cluster)
+        self._keys = CurveKeys() if encrypt else None
+        self._gate = Gatekeeper(self._context) if encrypt else None
         pull = self._context.socket(zmq.PULL)
         pull.setsockopt(zmq.RCVHWM, 0)
         pull.setsockopt(zmq.LINGER, 0)
-        pull.setsockopt(zmq.MAXMSGSIZE, MAX_PAYLOAD)
+        pull.setsockopt(zmq.MAXMSGSIZE, min(max_payload, MAX_PAYLOAD) + CURVE_BYTES)
+        if self._keys is not None:
+            self._keys.guard(pull)
         try:
             self.port = int(pull.bind_to_random_port(f"tcp://{host}"))
         except zmq.ZMQError as error:
             pull.close()
+            if self._gate is not None:
+                self._gate.close()
             self._context.term()
             raise ClusterError(
                 f"can't listen on {host!r} ({error}). Pass an address of this machine."
@@ -110,13 +180,35 @@ class ZmqTransport:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def locator(self) -> str:
+        """The part of our address after ``host:``, which peers connect to."""
+        return str(self.port) if self._keys is None else f"{self.port}#{self._keys.digits}"
+
     def connect(self, addresses: Mapping[int, str]) -> None:
-        """Connect to ``host:port`` of every peer rank."""
-        for rank, address in addresses.items():
+        """Connect to ``host:locator`` of every peer rank, and let these peers in.
+
+        Raises
+        ------
+        ClusterError
+            One end has keys, the other none.
+        """
+        places = {rank: split_address(address) for rank, address in addresses.items()}
+        for rank, (place, key) in places.items():
+            if (key is None) != (self._keys is None):
+                raise ClusterError(
+                    f"rank {rank} at {place}: {'no key' if key is None else 'a key'} there, and "
+                    f"{'none' if self._keys is None else 'one'} here. Give all processes keys."
+                )
+        if self._gate is not None:
+            self._gate.admit(key for _, key in places.values() if key is not None)
+        for rank, (place, key) in places.items():
             push = self._context.socket(zmq.PUSH)
             push.setsockopt(zmq.SNDHWM, 0)
             push.setsockopt(zmq.LINGER, LINGER_MS)
-            push.connect(f"tcp://{address}")
+            if self._keys is not None and key is not None:
+                self._keys.join(push, key)
+            push.connect(f"tcp://{place}")
             self._peers[rank] = push
 
     def send(self, target: int, frames: Iterable[Buffer]) -> None:
@@ -124,7 +216,7 @@ class ZmqTransport:
         self._outbox.put((target, frames))
 
     def receive(self, timeout: float) -> Message | WireError | None:
-        """Return the next message, the reason why one was refused, or None after `timeout` s."""
+        """Return the next message, why one could not be sent, or None after `timeout` seconds."""
         try:
             return self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()
         except queue.Empty:
@@ -148,20 +240,27 @@ class ZmqTransport:
         while (item := self._outbox.get()) is not None:
             target, frames = item
             try:
-                self._peers[target].send_multipart(list(frames), flags=zmq.NOBLOCK, copy=False)
+                parts = list(frames)
+                self._peers[target].send_multipart(parts, flags=zmq.NOBLOCK, copy=False)
+                self.traffic.note_sent(target, parts)
             except (zmq.ZMQError, KeyError) as error:
                 self._inbox.put(WireError(f"can't send to rank {target}: {error!r}"))
 
     def _receive_all(self, pull: zmq.Socket[bytes]) -> None:
-        with contextlib.closing(pull):
+        poller = zmq.Poller()
+        poller.register(pull, zmq.POLLIN)
+        with contextlib.ExitStack() as sockets:
+            sockets.callback(pull.close)
+            if self._gate is not None:
+                poller.register(self._gate.socket, zmq.POLLIN)
+                sockets.callback(self._gate.close)
             while not self._stopping.is_set():
-                if pull.poll(POLL_MS):
+                waits = self._gate is not None and self._gate.busy
+                ready = dict(poller.poll(POLL_BUSY_MS if waits else POLL_MS))
+                if self._gate is not None and (waits or self._gate.socket in ready):
+                    self._gate.work()
+                if pull in ready:
                     frames = pull.recv_multipart(copy=False)
-                    self._inbox.put(_decode([frame.buffer for frame in frames]))
-
-
-def _decode(frames: Sequence[Buffer]) -> Message | WireError:
-    try:
-        return decode(frames)
-    except WireError as error:
-        return error
+                    message = self.traffic.decode([frame.buffer for frame in frames])
+                    if message is not None:
+                        self._inbox.put(message)
