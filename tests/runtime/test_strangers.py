@@ -225,13 +225,13 @@ def test_other_addresses_take_keys(keys: Path) -> None:
 
 
 def test_insecure_warns_and_names_the_interface(caplog: pytest.LogCaptureFixture) -> None:
-    from decnn_tvm.runtime.exposure import check_exposure
+    from decnn_tvm.runtime.exposure import accept_exposure
 
-    check_exposure("192.0.2.1", keys=False, insecure=True)
+    accept_exposure("192.0.2.1", keys=False, insecure=True)
     assert "INSECURE: anyone who reaches 192.0.2.1" in caplog.text
     caplog.clear()
     for host, keyed in (("127.0.0.9", False), ("localhost", False), ("0.0.0.0", True)):
-        check_exposure(host, keys=keyed, insecure=False)
+        accept_exposure(host, keys=keyed, insecure=False)
     assert not caplog.text
 
 

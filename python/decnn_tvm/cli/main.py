@@ -22,6 +22,7 @@ from decnn_tvm.cli import demo as demo_command
 from decnn_tvm.cli import inspect as inspect_command
 from decnn_tvm.cli import keys as keys_command
 from decnn_tvm.cli import run as run_command
+from decnn_tvm.cli import status as status_command
 from decnn_tvm.cli import tune as tune_command
 from decnn_tvm.cli import worker as worker_command
 from decnn_tvm.errors import ClusterError, DecnnError
@@ -36,6 +37,7 @@ COMMANDS = (
     run_command,
     worker_command,
     keys_command,
+    status_command,
     demo_command,
 )
 

@@ -40,6 +40,11 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         action="store_true",
         help="serve everybody who reaches --host, the address of one interface, without keys",
     )
+    parser.add_argument(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="serve Prometheus metrics over plain HTTP, on loopback unless HOST is given",
+    )
     parser.add_argument("--threads", type=positive, metavar="N", help="threads of the kernels")
     return parser
 
@@ -50,9 +55,11 @@ def execute(options: argparse.Namespace) -> None:
         os.environ["TVM_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
     from decnn_tvm.runtime.worker import main
 
-    keys = ["--keys", options.keys] if options.keys else []
-    insecure = ["--insecure"] if options.insecure else []
-    main(["--host", options.host, "--port", str(options.port), *keys, *insecure])
+    arguments = ["--host", options.host, "--port", str(options.port)]
+    for name in ("keys", "metrics"):
+        if value := getattr(options, name):
+            arguments += [f"--{name}", value]
+    main([*arguments, *(["--insecure"] if options.insecure else [])])
 
 
 def _port(text: str) -> int:

@@ -19,7 +19,7 @@ from decnn_tvm.package import MANIFEST, Package
 from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.engine import Link
-from decnn_tvm.runtime.exposure import check_exposure
+from decnn_tvm.runtime.exposure import accept_exposure
 from decnn_tvm.runtime.machine import choose_target
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.session import Session
@@ -98,7 +98,8 @@ class Cluster:
         workers: list[RemoteWorker] = []
         try:
             for rank, address in enumerate(addresses):
-                _check(address.rpartition(":")[0], credentials, insecure)
+                if target := address.rpartition(":")[0]:
+                    _check(target, credentials, insecure)
                 name = f"worker {rank} at {address}"
                 workers.append(RemoteWorker(address, name, timeout, credentials))
                 workers[-1].machine()
@@ -294,7 +295,7 @@ class _Deployed:
 
 
 def _check(host: str, credentials: Credentials | None, insecure: bool) -> None:
-    check_exposure(host, keys=credentials is not None, insecure=insecure)
+    accept_exposure(host, keys=credentials is not None, insecure=insecure)
 
 
 def _end_session(worker: RemoteWorker) -> None:

@@ -14,6 +14,7 @@ import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import rpyc
 from decnn_tvm.errors import ClusterError, DecnnError
 from decnn_tvm.runtime.deployment import Deployment, Guard, StartRequest
 from decnn_tvm.runtime.machine import memory, this_machine
+from decnn_tvm.runtime.observation import Observation
 from decnn_tvm.runtime.wire import MAX_ERROR, MAX_PAYLOAD
 
 logger = logging.getLogger(__name__)
@@ -102,6 +104,7 @@ class WorkerState:
         self.lock = threading.Lock()
         self.deployment: Deployment | None = None
         self.owner: object = None
+        self.refused_clients: Callable[[], int] = lambda: 0
         self._count = 0
 
     def open(self, owner: object, cluster: bytes | None, max_payload: int) -> Deployment:
@@ -123,6 +126,17 @@ class WorkerState:
                 return True
             deployment, self.deployment, self.owner = self.deployment, None, None
             return deployment.close(self.stop_timeout)
+
+    def observe(self) -> Observation:
+        """Return what anybody who may connect can see; waits for nothing."""
+        deployment = self.deployment
+        return Observation(
+            at=time.monotonic(),
+            session=self._count,
+            resident_bytes=memory().resident,
+            refused_clients=self.refused_clients(),
+            **({"state": "idle"} if deployment is None else deployment.observe()),
+        )
 
     def shut_down(self) -> None:
         """End whatever runs, before the process ends."""
@@ -186,6 +200,11 @@ class ControlService(rpyc.Service):  # type: ignore[misc]
     def exposed_status(self) -> dict[str, Any]:
         """Return counters, memory and timeline."""
         return self._state.of(self).status()
+
+    @_answer
+    def exposed_observe(self) -> dict[str, Any]:
+        """Return state, progress, memory and traffic, whoever's session it is."""
+        return self._state.observe().to_json()
 
     @_answer
     def exposed_close(self) -> bool:

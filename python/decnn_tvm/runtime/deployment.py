@@ -96,6 +96,7 @@ class Deployment:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._engine: Engine | None = None
+        self._request: StartRequest | None = None
         self._library: StageLibrary | None = None
         self._idle_bytes = idle_bytes
         reset_peak()
@@ -140,6 +141,7 @@ class Deployment:
         cluster = bytes.fromhex(request.cluster)
         link = Link(self.transport, cluster, request.epoch, request.rank)
         executor = Executor(package.plan, request.assignment, request.rank)
+        self._request = request
         self._engine = Engine(executor, self._library, link)
         self._thread = threading.Thread(
             target=self._engine.loop, args=(self._stopping,), name="decnn-compute", daemon=True
@@ -151,6 +153,32 @@ class Deployment:
         if self._engine is None:
             raise ClusterError("this deployment has not been started.")
         return {**self._engine.status(), "peak_bytes": max(0, memory().peak - self._idle_bytes)}
+
+    def observe(self) -> dict[str, Any]:
+        """Return what an `Observation` says of a session; another thread may be loading it."""
+        traffic, engine, request = self.transport.traffic, self._engine, self._request
+        seen: dict[str, Any] = {
+            "state": "loading",
+            "sent_bytes": dict(traffic.sent),
+            "received_bytes": dict(traffic.received),
+            "refused_messages": traffic.refused,
+        }
+        if engine is None or request is None:
+            return seen
+        counters, seconds, library = engine.counters, dict(engine.counters.seconds), self._library
+        return seen | {
+            "state": "failed" if engine.failure else "running",
+            "model": engine.executor.plan.model,
+            "rank": request.rank,
+            "groups": request.assignment[request.rank],
+            "samples": counters.samples,
+            "open_samples": engine.executor.open_samples,
+            "compute_seconds": counters.compute_seconds,
+            "wait_seconds": counters.wait_seconds,
+            "transfer_seconds": seconds.get("send", 0.0) + seconds.get("receive", 0.0),
+            "weight_bytes": 0 if library is None else library.weight_bytes,
+            "failure": engine.failure or "",
+        }
 
     def close(self, timeout: float) -> bool:
         """Stop, free and remove everything; return whether the compute thread ended in time."""

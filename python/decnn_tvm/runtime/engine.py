@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from decnn_tvm.runtime import log_context
 from decnn_tvm.runtime.executor import Executor, Outgoing, StageRunner
 from decnn_tvm.runtime.transport import Transport
 from decnn_tvm.runtime.wire import (
@@ -60,18 +61,23 @@ class Interval:
 
 @dataclass(slots=True)
 class Counters:
-    """What a rank did: seconds, samples, and bytes sent (headers included) per movement."""
+    """What a rank did: seconds, samples, and bytes sent (headers included) per movement.
+
+    `seconds` has the total of every kind of interval.
+    """
 
     compute_seconds: float = 0.0
     wait_seconds: float = 0.0
     samples: int = 0
     sent_bytes: dict[int, int] = field(default_factory=dict)
     timeline: deque[Interval] = field(default_factory=lambda: deque(maxlen=TIMELINE))
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def note(self, kind: str, sample: int, what: str, start: float) -> float:
         """Append an interval that ends now to the timeline; return its seconds."""
         end = time.monotonic()
         self.timeline.append(Interval(kind, sample, what, start, end))
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + end - start
         return end - start
 
 
@@ -207,9 +213,11 @@ class Engine:
 
     def _run(self, sample: int, stage_index: int) -> None:
         stage = self.executor.plan.stages[stage_index]
+        log_context.enter(self.executor.rank, sample, stage.function)
         start = time.monotonic()
         self.executor.run(sample, stage_index, self._runner)
         self.counters.compute_seconds += self.counters.note(
             "compute", sample, stage.function, start
         )
+        log_context.leave()
         self.counters.samples += stage_index == len(self.executor.plan.stages) - 1

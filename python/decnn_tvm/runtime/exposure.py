@@ -32,7 +32,7 @@ def check_exposure(host: str, *, keys: bool, insecure: bool) -> None:
     keys : bool
         Whether both planes authenticate and encrypt.
     insecure : bool
-        Whether the user takes the risk; logged as a warning that names the interface.
+        Whether the user takes the risk.
 
     Raises
     ------
@@ -51,4 +51,10 @@ def check_exposure(host: str, *, keys: bool, insecure: bool) -> None:
         raise InputError(
             f"host {host!r}: --insecure needs the address of one interface, not all of them."
         )
-    logger.warning("INSECURE: anyone who reaches %s can read the data and run code there", host)
+
+
+def accept_exposure(host: str, *, keys: bool, insecure: bool) -> None:
+    """Do `check_exposure`, and warn, naming the interface, where the user takes the risk."""
+    check_exposure(host, keys=keys, insecure=insecure)
+    if not keys and not is_loopback(host):
+        logger.warning("INSECURE: anyone who reaches %s can read the data and run code there", host)

@@ -28,6 +28,7 @@ from decnn_tvm.runtime.control_channel import (
 )
 from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.machine import Machine
+from decnn_tvm.runtime.observation import Observation
 
 CHUNK = 1 << 20
 """Bytes of one upload call."""
@@ -77,6 +78,11 @@ class RemoteWorker:
         """Return what the worker's machine is."""
         data = self.call("hello")
         return Machine(**{**data, "features": tuple(data["features"])})
+
+    def observe(self) -> Observation:
+        """Return what the worker shows, also while another coordinator's session runs there."""
+        data = self.call("observe")
+        return self._translated("observe", lambda: Observation.from_json(data))  # type: ignore[no-any-return]
 
     def call(self, method: str, *args: str | int | bytes, timeout: float | None = None) -> Any:
         """Call an exposed method and return its result; raise the error it answers."""

@@ -28,8 +28,9 @@ from decnn_tvm.errors import ClusterError, InputError
 from decnn_tvm.runtime.control import ControlService, WorkerState
 from decnn_tvm.runtime.control_server import ControlServer
 from decnn_tvm.runtime.credentials import Credentials
-from decnn_tvm.runtime.exposure import check_exposure
+from decnn_tvm.runtime.exposure import accept_exposure, check_exposure
 from decnn_tvm.runtime.library import load_runtime
+from decnn_tvm.runtime.log_context import log_to_stderr, name_process
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,24 @@ def serve(
     *,
     keys: Path | str | None = None,
     insecure: bool = False,
+    metrics: str | None = None,
 ) -> None:
     """Serve on ``host:port`` (0 for a free port) until `stopping` is set.
+
+    Parameters
+    ----------
+    host, port
+        Where coordinators connect to.
+    folder : Path
+        Where uploads go.
+    stopping : Event
+        Ends the worker.
+    keys : path, optional
+        This worker's folder of those that ``decnn keys`` made.
+    insecure : bool
+        Serve everybody who reaches a host beyond loopback.
+    metrics : str, optional
+        ``PORT`` or ``HOST:PORT`` of a page of Prometheus metrics.
 
     Raises
     ------
@@ -57,21 +74,28 @@ def serve(
         The host is not loopback, with neither keys nor `insecure`; or the keys are damaged.
     """
     credentials = None if keys is None else Credentials.load(keys)
-    check_exposure(host, keys=credentials is not None, insecure=insecure)
+    accept_exposure(host, keys=credentials is not None, insecure=insecure)
     _leave_out_torch()
     load_runtime()
     state = WorkerState(folder, host, STOP_TIMEOUT, encrypt=credentials is not None)
     server = ControlServer(lambda: ControlService(state), host, port, CALL_TIMEOUT, credentials)
+    state.refused_clients = lambda: server.refused
     thread = threading.Thread(target=server.start, name="decnn-control", daemon=True)
     thread.start()
     # Before it listens, a port that is announced refuses the coordinator.
     _wait_until_active(server)
-    print(json.dumps({"host": host, "port": server.port}), flush=True)
-    try:
-        stopping.wait()
-    finally:
-        faulthandler.dump_traceback_later(EXIT_TIMEOUT, exit=True)
-        state.shut_down()
+    name_process(f"{host}:{server.port}")
+    with contextlib.ExitStack() as ends:
+        if metrics is not None:
+            from decnn_tvm.runtime.metrics import serve_metrics
+
+            ends.callback(serve_metrics(state.observe, metrics, insecure=insecure))
+        print(json.dumps({"host": host, "port": server.port}), flush=True)
+        try:
+            stopping.wait()
+        finally:
+            faulthandler.dump_traceback_later(EXIT_TIMEOUT, exit=True)
+            state.shut_down()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,8 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         The host is not loopback, and neither ``--keys`` nor ``--insecure`` is given.
     """
     options = _parser().parse_args(arguments)
+    if options.keys:
+        Credentials.load(options.keys)
+    check_exposure(options.host, keys=bool(options.keys), insecure=options.insecure)
     faulthandler.enable()
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    log_to_stderr()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
@@ -100,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stopping,
             keys=options.keys,
             insecure=options.insecure,
+            metrics=options.metrics,
         )
     except SystemExit:
         pass
@@ -159,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--insecure", action="store_true", help="allow a host beyond loopback without keys"
     )
+    parser.add_argument("--metrics", help="[HOST:]PORT of a page of Prometheus metrics")
     parser.add_argument("--port", type=int, default=0, help="control port; 0 for any free one")
     parser.add_argument("--folder", help="where to make the folder for uploaded files")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input ends")
