@@ -9,7 +9,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.local_cluster import LocalCluster
 from decnn_tvm.runtime.transport import ZmqTransport
 from decnn_tvm.runtime.wire import Header, Message, encode
+from decnn_tvm.testing.tap import tap
 
 
 @pytest.fixture(scope="module")
@@ -183,37 +183,25 @@ def test_what_is_on_the_wire_is_encrypted(keys: Path) -> None:
             assert (payload in bytes(seen)) is not encrypt
 
 
-@contextlib.contextmanager
-def tap(target: int) -> Iterator[tuple[int, bytearray]]:
-    """Forward one connection to a port of loopback, and keep what goes there."""
-    seen = bytearray()
-
-    def copy(source: socket.socket, sink: socket.socket, keep: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                if keep:
-                    seen.extend(data)
-                sink.sendall(data)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def serve() -> None:
-        with contextlib.suppress(OSError):
-            client, _ = server.accept()
-            with client, socket.create_connection(("127.0.0.1", target)) as onward:
-                back = threading.Thread(target=copy, args=(onward, client, False))
-                back.start()
-                copy(client, onward, True)
-                back.join(10)
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield server.getsockname()[1], seen
-        server.close()
-    thread.join(10)
-    assert not thread.is_alive()
+def test_what_was_recorded_is_of_no_use() -> None:
+    """The bytes of a connection, sent again to the same receiver, bring no message."""
+    payload = b"open the gate" * 40
+    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0)
+    for encrypt in (False, True):
+        first, second = ZmqTransport(encrypt=encrypt), ZmqTransport(encrypt=encrypt)
+        with contextlib.closing(second):
+            with tap(second.port) as (port, seen), contextlib.closing(first):
+                place = second.locator.replace(str(second.port), str(port), 1)
+                second.connect({0: f"127.0.0.1:{first.locator}"})
+                first.connect({1: f"127.0.0.1:{place}"})
+                first.send(1, encode(header, [payload]))
+                assert isinstance(second.receive(10.0), Message)
+            with socket.create_connection(("127.0.0.1", second.port), timeout=10) as again:
+                again.sendall(seen[:64])  # the greeting, which wants an answer first
+                assert again.recv(64)
+                again.sendall(seen[64:])
+                got = second.receive(1.0)
+            assert isinstance(got, Message) is not encrypt
 
 
 def test_other_addresses_take_keys(keys: Path) -> None:

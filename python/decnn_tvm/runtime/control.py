@@ -155,6 +155,9 @@ class ControlService(rpyc.Service):  # type: ignore[misc]
     def __init__(self, state: WorkerState) -> None:
         super().__init__()
         self._state = state
+        # rpyc keeps every object that it has handed out, and a bound method is a new one each time.
+        for name in [n for n in dir(type(self)) if n.startswith("exposed_")]:
+            setattr(self, name, getattr(self, name))
 
     def on_disconnect(self, conn: Any) -> None:
         """End what the coordinator that went away had started."""

@@ -89,6 +89,11 @@ class Link:
         self._header = Header(cluster=cluster, epoch=epoch, sample=0, movement=0, source=rank)
         self.stale = 0
 
+    @property
+    def cluster(self) -> bytes:
+        """The id of the deployment."""
+        return self._header.cluster
+
     def send(self, sample: int, movement: int, target: int, payload: Sequence[Buffer]) -> None:
         """Send a message."""
         header = dataclasses.replace(self._header, sample=sample, movement=movement)
