@@ -20,6 +20,8 @@ from decnn_tvm.runtime.wire import MAX_FRAMES, Buffer, Header, encode
 
 NOISE = 512
 """Most bytes of a piece of noise."""
+OVERSIZED = 1 << 20
+"""Bytes of a frame that no message of a small network has."""
 GREETING = bytes((0xFF, *[0] * 8, 0x7F, 3, 0))
 """How ZMTP 3.0, ZeroMQ's protocol, begins; the mechanism's name follows."""
 
@@ -57,6 +59,8 @@ def data_message(rng: random.Random, valid: Sequence[bytes]) -> list[bytes]:
     valid : sequence of bytes
         The frames of a message that counts.
     """
+    if not rng.randrange(50):
+        return [valid[0], bytes(OVERSIZED)]
     choice = rng.randrange(6)
     if choice == 0:
         return [noise(rng) for _ in range(rng.randrange(1, 4))]
