@@ -13,7 +13,7 @@ import pytest
 from decnn_tvm.keys import make_keys
 from decnn_tvm.runtime.cluster import Cluster
 from decnn_tvm.runtime.local_cluster import LocalCluster
-from decnn_tvm.runtime.transport import Traffic
+from decnn_tvm.runtime.traffic import Traffic
 from decnn_tvm.runtime.wire import Header, encode
 from decnn_tvm.testing import fuzzing
 from decnn_tvm.testing.attackers import listening_ports

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import logging
 import socket
@@ -59,10 +60,15 @@ def keep_alive(sock: socket.socket) -> None:
 
 def _answer(method: Callable[..., Any]) -> Callable[..., str]:
     """Make a method answer JSON: its result, or the error it raised."""
+    signature = inspect.signature(method)
 
     @functools.wraps(method)
     def answered(self: Any, *args: Any) -> str:
         try:
+            try:
+                signature.bind(self, *args)
+            except TypeError as error:
+                raise ClusterError(f"{error}. Install the same decnn-tvm everywhere.") from error
             return json.dumps({"result": method(self, *args)})
         except DecnnError as error:
             return json.dumps({"error": type(error).__name__, "message": str(error)})

@@ -10,7 +10,7 @@ A stranger does not know the receiver's public key either, so it gets nowhere ne
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import zmq
 from zmq.utils import z85
@@ -23,10 +23,12 @@ ZAP_DOMAIN = b"decnn"
 MAX_WAITING = 64
 """Peers that may wait for a verdict while this end has not been told of them."""
 HANDSHAKE_MS = 10_000
+POLL_BUSY_MS = 5
+"""Milliseconds between two looks at peers that wait to be let in."""
 
 
-def split_address(address: str) -> tuple[str, bytes | None]:
-    """Split ``host:port#KEY`` into the address and the key in ZeroMQ's text form, if there is one.
+def split_address(address: str) -> tuple[str, bytes]:
+    """Split ``host:port#KEY`` into the address and the key in ZeroMQ's text form, empty for none.
 
     Raises
     ------
@@ -35,7 +37,7 @@ def split_address(address: str) -> tuple[str, bytes | None]:
     """
     place, separator, digits = address.partition("#")
     if not separator:
-        return place, None
+        return place, b""
     try:
         key = bytes.fromhex(digits)
     except ValueError:
@@ -45,28 +47,70 @@ def split_address(address: str) -> tuple[str, bytes | None]:
     return place, z85.encode(key)
 
 
-class CurveKeys:
-    """A fresh key pair, and what puts it to work on sockets."""
+class Door:
+    """How peers come in at one end of the data plane: with keys, or, without `encrypt`, anyhow.
 
-    def __init__(self) -> None:
-        self.public, self._secret = zmq.curve_keypair()
+    Its sockets belong to the thread that calls `wait` and `close`.
+    """
 
-    @property
-    def digits(self) -> str:
-        """The public key as it stands in an address."""
-        return z85.decode(self.public).hex()
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], *, encrypt: bool) -> None:
+        self._public, self._secret = zmq.curve_keypair() if encrypt else (b"", b"")
+        self._gate = Gatekeeper(context) if encrypt else None
+        self._poller = zmq.Poller()
+
+    def locator(self, port: int) -> str:
+        """Return the part of our address after ``host:``."""
+        return f"{port}#{z85.decode(self._public).hex()}" if self._public else str(port)
 
     def guard(self, pull: zmq.Socket[bytes]) -> None:
-        """Make a socket, before it is bound, accept those that the `Gatekeeper` admits."""
-        pull.curve_secretkey = self._secret
-        pull.curve_server = True
-        pull.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
-        pull.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        """Prepare the socket that receives, before it is bound."""
+        self._poller.register(pull, zmq.POLLIN)
+        if self._gate is not None:
+            self._poller.register(self._gate.socket, zmq.POLLIN)
+            pull.curve_secretkey, pull.curve_server = self._secret, True
+            pull.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+            pull.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
 
-    def join(self, push: zmq.Socket[bytes], peer: bytes) -> None:
-        """Make a socket, before it is connected, talk to the end with the key `peer` alone."""
-        push.curve_publickey, push.curve_secretkey = self.public, self._secret
-        push.curve_serverkey = peer
+    def expect(self, addresses: Mapping[int, str]) -> None:
+        """Let these peers in, by rank.
+
+        Raises
+        ------
+        ClusterError
+            One end has keys, the other none.
+        """
+        keys = []
+        for rank, address in addresses.items():
+            place, key = split_address(address)
+            if bool(key) != bool(self._public):
+                raise ClusterError(
+                    f"rank {rank} at {place}: {'a key' if key else 'no key'} there, and "
+                    f"{'one' if self._public else 'none'} here. Give all processes keys."
+                )
+            keys.append(key)
+        if self._gate is not None:
+            self._gate.admit(keys)
+
+    def dial(self, push: zmq.Socket[bytes], address: str) -> None:
+        """Connect a socket to a peer that was expected, and to nobody else."""
+        place, key = split_address(address)
+        if key:
+            push.curve_publickey, push.curve_secretkey = self._public, self._secret
+            push.curve_serverkey = key
+        push.connect(f"tcp://{place}")
+
+    def wait(self, pull: zmq.Socket[bytes], milliseconds: int) -> bool:
+        """Wait until there is a message or the time is up, and let peers in meanwhile."""
+        waits = self._gate is not None and self._gate.busy
+        ready = dict(self._poller.poll(POLL_BUSY_MS if waits else milliseconds))
+        if self._gate is not None and (waits or self._gate.socket in ready):
+            self._gate.work()
+        return pull in ready
+
+    def close(self) -> None:
+        """Free the socket of the gate."""
+        if self._gate is not None:
+            self._gate.close()
 
 
 class Gatekeeper:

@@ -10,7 +10,6 @@ is dropped and counted where it arrives: whoever sends noise must not be able to
 from __future__ import annotations
 
 import contextlib
-import logging
 import queue
 import threading
 import time
@@ -20,15 +19,12 @@ from typing import Protocol
 import zmq
 
 from decnn_tvm.errors import ClusterError
-from decnn_tvm.runtime.curve import CurveKeys, Gatekeeper, split_address
-from decnn_tvm.runtime.wire import HEADER_BYTES, MAX_PAYLOAD, Buffer, Message, WireError, decode
-
-logger = logging.getLogger(__name__)
+from decnn_tvm.runtime.curve import Door
+from decnn_tvm.runtime.traffic import Traffic
+from decnn_tvm.runtime.wire import MAX_PAYLOAD, Buffer, Message, WireError
 
 LINGER_MS = 500
 POLL_MS = 100
-POLL_BUSY_MS = 5
-"""Milliseconds between two looks at peers that wait to be let in."""
 STOP_TIMEOUT = 5.0
 CURVE_BYTES = 256
 """What encryption adds to a frame, and more than a handshake's commands take."""
@@ -45,40 +41,6 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Free sockets and threads."""
-
-
-class Traffic:
-    """What went through a transport: bytes by peer, headers included, and what was dropped."""
-
-    def __init__(self, cluster: bytes | None = None) -> None:
-        self._cluster = cluster
-        self.sent: dict[int, int] = {}
-        self.received: dict[int, int] = {}
-        self.refused = 0
-
-    def note_sent(self, target: int, frames: Sequence[Buffer]) -> None:
-        """Count what leaves."""
-        size = sum(memoryview(frame).nbytes for frame in frames)
-        self.sent[target] = self.sent.get(target, 0) + size
-
-    def decode(self, frames: Sequence[Buffer]) -> Message | None:
-        """Decode and count what arrives; None where it is no whole message of this cluster."""
-        try:
-            message = decode(frames)
-        except WireError as error:
-            self._refuse(str(error))
-            return None
-        header = message.header
-        if self._cluster is not None and header.cluster != self._cluster:
-            self._refuse(f"of another cluster, from {header.source}")
-            return None
-        size = message.nbytes + HEADER_BYTES
-        self.received[header.source] = self.received.get(header.source, 0) + size
-        return message
-
-    def _refuse(self, why: str) -> None:
-        self.refused += 1
-        logger.info("dropped a message: %s", why)
 
 
 class MemoryNetwork:
@@ -153,20 +115,17 @@ class ZmqTransport:
         self._peers: dict[int, zmq.Socket[bytes]] = {}
         self._stopping = threading.Event()
         self.traffic = Traffic(cluster)
-        self._keys = CurveKeys() if encrypt else None
-        self._gate = Gatekeeper(self._context) if encrypt else None
+        self._door = Door(self._context, encrypt=encrypt)
         pull = self._context.socket(zmq.PULL)
         pull.setsockopt(zmq.RCVHWM, 0)
         pull.setsockopt(zmq.LINGER, 0)
         pull.setsockopt(zmq.MAXMSGSIZE, min(max_payload, MAX_PAYLOAD) + CURVE_BYTES)
-        if self._keys is not None:
-            self._keys.guard(pull)
+        self._door.guard(pull)
         try:
             self.port = int(pull.bind_to_random_port(f"tcp://{host}"))
         except zmq.ZMQError as error:
             pull.close()
-            if self._gate is not None:
-                self._gate.close()
+            self._door.close()
             self._context.term()
             raise ClusterError(
                 f"can't listen on {host!r} ({error}). Pass an address of this machine."
@@ -183,7 +142,7 @@ class ZmqTransport:
     @property
     def locator(self) -> str:
         """The part of our address after ``host:``, which peers connect to."""
-        return str(self.port) if self._keys is None else f"{self.port}#{self._keys.digits}"
+        return self._door.locator(self.port)
 
     def connect(self, addresses: Mapping[int, str]) -> None:
         """Connect to ``host:locator`` of every peer rank, and let these peers in.
@@ -193,22 +152,12 @@ class ZmqTransport:
         ClusterError
             One end has keys, the other none.
         """
-        places = {rank: split_address(address) for rank, address in addresses.items()}
-        for rank, (place, key) in places.items():
-            if (key is None) != (self._keys is None):
-                raise ClusterError(
-                    f"rank {rank} at {place}: {'no key' if key is None else 'a key'} there, and "
-                    f"{'none' if self._keys is None else 'one'} here. Give all processes keys."
-                )
-        if self._gate is not None:
-            self._gate.admit(key for _, key in places.values() if key is not None)
-        for rank, (place, key) in places.items():
+        self._door.expect(addresses)
+        for rank, address in addresses.items():
             push = self._context.socket(zmq.PUSH)
             push.setsockopt(zmq.SNDHWM, 0)
             push.setsockopt(zmq.LINGER, LINGER_MS)
-            if self._keys is not None and key is not None:
-                self._keys.join(push, key)
-            push.connect(f"tcp://{place}")
+            self._door.dial(push, address)
             self._peers[rank] = push
 
     def send(self, target: int, frames: Iterable[Buffer]) -> None:
@@ -247,19 +196,9 @@ class ZmqTransport:
                 self._inbox.put(WireError(f"can't send to rank {target}: {error!r}"))
 
     def _receive_all(self, pull: zmq.Socket[bytes]) -> None:
-        poller = zmq.Poller()
-        poller.register(pull, zmq.POLLIN)
-        with contextlib.ExitStack() as sockets:
-            sockets.callback(pull.close)
-            if self._gate is not None:
-                poller.register(self._gate.socket, zmq.POLLIN)
-                sockets.callback(self._gate.close)
+        with contextlib.closing(self._door), contextlib.closing(pull):
             while not self._stopping.is_set():
-                waits = self._gate is not None and self._gate.busy
-                ready = dict(poller.poll(POLL_BUSY_MS if waits else POLL_MS))
-                if self._gate is not None and (waits or self._gate.socket in ready):
-                    self._gate.work()
-                if pull in ready:
+                if self._door.wait(pull, POLL_MS):
                     frames = pull.recv_multipart(copy=False)
                     message = self.traffic.decode([frame.buffer for frame in frames])
                     if message is not None:

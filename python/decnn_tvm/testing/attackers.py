@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import zmq
 
+from decnn_tvm.errors import ClusterError
 from decnn_tvm.runtime.credentials import IDENTITY, Credentials
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.testing import fuzzing
@@ -58,8 +59,12 @@ def raw_zmtp(port: int, messages: Iterator[bytes]) -> Callable[[], None]:
 
     def attack() -> None:
         data = next(messages)
-        with _connection(port) as sock:
-            if _send_and_look(sock, data[:GREETING]):
+        with _connection(port) as sock, contextlib.suppress(OSError):
+            sock.sendall(data[:GREETING])
+            answered = 0
+            while answered < GREETING and (part := sock.recv(GREETING)):
+                answered += len(part)
+            if answered >= GREETING:
                 _send_and_look(sock, data[GREETING:])
 
     return attack
@@ -80,6 +85,26 @@ def conversation(
             kept.append(_open(port))
         if not _send_and_look(kept[0], next(messages)):
             _drop(kept.pop())
+
+    return attack
+
+
+def caller(port: int, rng: random.Random, ends: contextlib.ExitStack) -> Callable[[], None]:
+    """Return what connects as a coordinator does and calls what it has no session for.
+
+    `ends` closes the connection.
+    """
+    kept: list[RemoteWorker] = []
+    ends.callback(_hang_up, kept)
+
+    def attack() -> None:
+        if not kept:
+            kept.append(RemoteWorker(f"127.0.0.1:{port}", "worker", CONNECT))
+        method, arguments = fuzzing.control_call(rng)
+        with contextlib.suppress(ClusterError):
+            kept[0].call(method, *arguments)
+        if kept[0].gone():
+            _hang_up(kept)
 
     return attack
 
@@ -198,6 +223,11 @@ def _open(port: int) -> socket.socket:
     sock = socket.create_connection(("127.0.0.1", port), timeout=CONNECT)
     sock.settimeout(ANSWER)
     return sock
+
+
+def _hang_up(kept: list[RemoteWorker]) -> None:
+    while kept:
+        kept.pop().disconnect()
 
 
 def _close_all(kept: list[zmq.Socket[bytes]]) -> None:

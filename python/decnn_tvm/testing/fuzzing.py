@@ -11,6 +11,7 @@ import random
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 from rpyc.core import brine, consts
 from rpyc.core.channel import Channel
@@ -124,6 +125,26 @@ def control_request(rng: random.Random) -> bytes:
     arguments = tuple(_boxed(rng, values) for _ in range(rng.randrange(4)))
     content = brine.dump((rng.randrange(1 << 16), (handler, (consts.LABEL_TUPLE, arguments))))
     return packet(bytes([consts.MSG_REQUEST]) + content)
+
+
+def control_call(rng: random.Random) -> tuple[str, list[Any]]:
+    """Return a worker's method and arguments that are mostly wrong."""
+    values = (
+        0,
+        -1,
+        1 << 70,
+        "",
+        "lib/a.so",
+        "../a",
+        "{}",
+        "[" * 5000,
+        '{"rank": 0}',
+        b"",
+        None,
+        0.5,
+    )
+    methods = ("hello", "observe", "open", "upload", "start", "status", "close")
+    return rng.choice(methods), [rng.choice((*values, noise(rng))) for _ in range(rng.randrange(4))]
 
 
 def _boxed(rng: random.Random, values: Sequence[object]) -> tuple[int, object]:

@@ -23,6 +23,7 @@ from decnn_tvm.runtime.session import Session
 from decnn_tvm.runtime.wire import Header, encode
 from decnn_tvm.testing import fuzzing
 from decnn_tvm.testing.attackers import (
+    caller,
     conversation,
     endless,
     listening_ports,
@@ -116,12 +117,13 @@ def attacks_without_keys(
             yield fuzzing.data_message(rng, valid)
 
     return {
-        "data plane: frames": (0.6, zmq_peer(data, messages(), ends)),
+        "data plane: frames": (0.5, zmq_peer(data, messages(), ends)),
         "data plane: bytes": (0.1, raw_zmtp(data, endless(lambda: fuzzing.zmtp_bytes(rng)))),
         "control plane: requests": (
             0.2,
             conversation(control, endless(lambda: fuzzing.control_request(rng)), ends),
         ),
+        "control plane: calls": (0.1, caller(control, rng, ends)),
         "control plane: bytes": (0.1, raw(control, endless(lambda: fuzzing.control_bytes(rng)))),
     }
 
