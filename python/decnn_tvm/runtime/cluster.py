@@ -19,7 +19,7 @@ from decnn_tvm.package import MANIFEST, Package
 from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.engine import Link
-from decnn_tvm.runtime.exposure import accept_exposure
+from decnn_tvm.runtime.exposure import accept_all, accept_exposure, check_exposure
 from decnn_tvm.runtime.machine import choose_target
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.session import Session
@@ -45,8 +45,10 @@ class Cluster:
         Interface of the coordinator's data plane.
     timeout : float
         Seconds that any wait for a worker may take.
-    encrypt : bool
-        Whether both planes run with keys.
+    credentials : Credentials, optional
+        Who we are and which workers we trust: both planes are then authenticated and encrypted.
+    insecure : bool
+        Do without them beyond loopback.
     """
 
     def __init__(
@@ -55,10 +57,12 @@ class Cluster:
         *,
         host: str,
         timeout: float,
-        encrypt: bool = False,
+        credentials: Credentials | None = None,
+        insecure: bool = False,
     ) -> None:
+        check_exposure(host, keys=credentials is not None, insecure=insecure)
         self._workers, self._host, self._timeout = list(workers), host, timeout
-        self._encrypt = encrypt
+        self._credentials = credentials
         self._sessions: list[Session] = []
 
     @staticmethod
@@ -96,20 +100,21 @@ class Cluster:
         """
         credentials = None if keys is None else Credentials.load(keys)
         workers: list[RemoteWorker] = []
+        accept_all(addresses, keys=credentials is not None, insecure=insecure)
         try:
             for rank, address in enumerate(addresses):
-                if target := address.rpartition(":")[0]:
-                    _check(target, credentials, insecure)
                 name = f"worker {rank} at {address}"
                 workers.append(RemoteWorker(address, name, timeout, credentials))
                 workers[-1].machine()
             host = host or (workers[0].own_host if workers else "127.0.0.1")
-            _check(host, credentials, insecure)
+            accept_exposure(host, keys=credentials is not None, insecure=insecure)
         except BaseException:
             for worker in workers:
                 worker.disconnect()
             raise
-        return Cluster(workers, host=host, timeout=timeout, encrypt=credentials is not None)
+        return Cluster(
+            workers, host=host, timeout=timeout, credentials=credentials, insecure=insecure
+        )
 
     @property
     def workers(self) -> tuple[RemoteWorker, ...]:
@@ -155,7 +160,7 @@ class Cluster:
             self._host,
             cluster=cluster,
             max_payload=largest_payload(package.plan),
-            encrypt=self._encrypt,
+            encrypt=self._credentials is not None,
         )
         deployed = _Deployed(self, transport)
         try:
@@ -292,10 +297,6 @@ class _Deployed:
                 list(pool.map(_end_session, workers))
         finally:
             self._transport.close()
-
-
-def _check(host: str, credentials: Credentials | None, insecure: bool) -> None:
-    accept_exposure(host, keys=credentials is not None, insecure=insecure)
 
 
 def _end_session(worker: RemoteWorker) -> None:

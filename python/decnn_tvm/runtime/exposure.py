@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from collections.abc import Sequence
 
 from decnn_tvm.errors import InputError
 
@@ -58,3 +59,10 @@ def accept_exposure(host: str, *, keys: bool, insecure: bool) -> None:
     check_exposure(host, keys=keys, insecure=insecure)
     if not keys and not is_loopback(host):
         logger.warning("INSECURE: anyone who reaches %s can read the data and run code there", host)
+
+
+def accept_all(addresses: Sequence[str], *, keys: bool, insecure: bool) -> None:
+    """Do `accept_exposure` for the hosts of ``host:port`` addresses, once for each."""
+    for host in dict.fromkeys(address.rpartition(":")[0] for address in addresses):
+        if host:  # what is no address at all is refused where it is used
+            accept_exposure(host, keys=keys, insecure=insecure)

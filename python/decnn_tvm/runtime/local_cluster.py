@@ -67,8 +67,8 @@ class LocalCluster(Cluster):
         if threads is not None and threads < 1:
             raise ClusterError(f"threads={threads}: expected at least 1.")
         own, others = (None, ()) if keys is None else cluster_folders(keys)
-        self._credentials = None if own is None else Credentials.load(own)
-        super().__init__([], host=HOST, timeout=timeout, encrypt=own is not None)
+        credentials = None if own is None else Credentials.load(own)
+        super().__init__([], host=HOST, timeout=timeout, credentials=credentials)
         self._folder = Path(tempfile.mkdtemp(prefix="decnn-cluster-"))
         self._processes: list[subprocess.Popen[bytes]] = []
         self._end = weakref.finalize(

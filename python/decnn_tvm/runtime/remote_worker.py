@@ -70,6 +70,13 @@ class RemoteWorker:
         try:
             # Looked up now, so that ending a session with a worker that hangs waits only once.
             self._translated("connect", lambda: self._method("close"))
+        except ClusterTimeout:
+            self.disconnect()
+            raise
+        except ClusterError as error:
+            self.disconnect()
+            hint = "it has keys" if credentials is None else "it does not trust these keys"
+            raise ClusterError(f"{error} Is it a worker, and could it be that {hint}?") from error
         except BaseException:
             self.disconnect()
             raise

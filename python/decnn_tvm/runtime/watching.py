@@ -12,7 +12,7 @@ from typing import Any
 
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.runtime.credentials import Credentials
-from decnn_tvm.runtime.exposure import accept_exposure
+from decnn_tvm.runtime.exposure import accept_all
 from decnn_tvm.runtime.observation import Observation, Rates, rates
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 
@@ -64,9 +64,7 @@ class Watcher:
         timeout: float = TIMEOUT,
     ) -> None:
         self._credentials = None if keys is None else Credentials.load(keys)
-        for address in addresses:
-            if host := address.rpartition(":")[0]:
-                accept_exposure(host, keys=self._credentials is not None, insecure=insecure)
+        accept_all(addresses, keys=self._credentials is not None, insecure=insecure)
         self._addresses, self._timeout = tuple(addresses), timeout
         self._workers: dict[str, RemoteWorker] = {}
         self._last: dict[str, Observation] = {}
