@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -61,7 +62,8 @@ def test_a_session_is_seen_and_not_disturbed(hand_net, tmp_path: Path, keyed: bo
     with LocalCluster(2, timeout=30, keys=tmp_path if keyed else None) as cluster:
         addresses = [worker.address for worker in cluster.workers]
         own = tmp_path / "coordinator" if keyed else None
-        with Watcher([*addresses, "127.0.0.1:1"], keys=own, timeout=10) as watcher:
+        everybody = [*addresses, "127.0.0.1:1"]
+        with contextlib.closing(Watcher(everybody, keys=own, timeout=10)) as watcher:
             first, second, nobody = watcher.look()
             assert first.observation is not None and first.observation.state == "idle"
             assert nobody.observation is None and "no worker answers" in nobody.error

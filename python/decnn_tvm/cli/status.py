@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -72,7 +73,8 @@ def execute(options: argparse.Namespace) -> None:
     from decnn_tvm.errors import ClusterError
     from decnn_tvm.runtime.watching import Watcher
 
-    with Watcher(options.connect, keys=options.keys, insecure=options.insecure) as watcher:
+    made = Watcher(options.connect, keys=options.keys, insecure=options.insecure)
+    with contextlib.closing(made) as watcher:
         watcher.look()
         if not (options.once or options.json) and sys.stdout.isatty():
             _show_live(watcher.look, options.interval)

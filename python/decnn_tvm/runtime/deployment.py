@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 MAX_UPLOAD = 4 << 30
 """Bytes of all files of a package on one worker."""
 MAX_FILES = 4096
+MAX_NAME = 200
 _NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/){0,3}[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -113,12 +114,14 @@ class Deployment:
         PackageError
             The name leaves the folder, a piece is out of order, or it is too much.
         """
+        if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+            raise PackageError(f"upload of {name[:MAX_NAME]!r}: not a file name of a package.")
+        path = self._folder / name
+        if not path.resolve().is_relative_to(self._folder.resolve()):
+            raise PackageError(f"upload of {name!r}: not a file name of a package.")
         self._files.add(name)
         if len(self._files) > MAX_FILES:
             raise PackageError(f"upload of {name!r}: more than {MAX_FILES} files.")
-        path = self._folder / name
-        if not _NAME.fullmatch(name) or not path.resolve().is_relative_to(self._folder.resolve()):
-            raise PackageError(f"upload of {name!r}: not a file name of a package.")
         self._received += len(data)
         if self._received > MAX_UPLOAD:
             raise PackageError(f"upload of {name!r}: more than {MAX_UPLOAD} bytes in all.")

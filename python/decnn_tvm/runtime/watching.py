@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from decnn_tvm.errors import ClusterError
@@ -36,7 +35,7 @@ class Seen:
 class Watcher:
     """Observes workers over the control plane; starts, stops and disturbs nothing.
 
-    Use it in a ``with`` block. A worker that does not answer is tried again at the next look.
+    Close it in the end. A worker that does not answer is tried again at the next look.
 
     Parameters
     ----------
@@ -78,17 +77,6 @@ class Watcher:
         """Close the connections."""
         for address in list(self._workers):
             self._workers.pop(address).disconnect()
-
-    def __enter__(self) -> Watcher:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _look_at(self, address: str) -> Seen:
         try:

@@ -14,6 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import psutil
 import zmq
@@ -23,6 +24,9 @@ from decnn_tvm.runtime.credentials import IDENTITY, Credentials
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.testing import fuzzing
 from decnn_tvm.testing.tap import tap
+
+Attack: TypeAlias = Callable[[], None]
+"""Sends one message."""
 
 ANSWER = 0.005
 """Seconds for an answer, or the end of the connection."""
@@ -41,7 +45,7 @@ def listening_ports(process_id: int) -> set[int]:
     return {int(c.laddr.port) for c in connections if c.status == psutil.CONN_LISTEN}
 
 
-def raw(port: int, messages: Iterator[bytes]) -> Callable[[], None]:
+def raw(port: int, messages: Iterator[bytes]) -> Attack:
     """Return what opens a connection for one message and waits for what comes of it."""
 
     def attack() -> None:
@@ -51,7 +55,7 @@ def raw(port: int, messages: Iterator[bytes]) -> Callable[[], None]:
     return attack
 
 
-def raw_zmtp(port: int, messages: Iterator[bytes]) -> Callable[[], None]:
+def raw_zmtp(port: int, messages: Iterator[bytes]) -> Attack:
     """Return what sends the bytes of a ZeroMQ connection: the greeting, and then the rest.
 
     ZeroMQ looks at the rest only where it comes by itself, after the greeting was answered.
@@ -70,9 +74,7 @@ def raw_zmtp(port: int, messages: Iterator[bytes]) -> Callable[[], None]:
     return attack
 
 
-def conversation(
-    port: int, messages: Iterator[bytes], ends: contextlib.ExitStack
-) -> Callable[[], None]:
+def conversation(port: int, messages: Iterator[bytes], ends: contextlib.ExitStack) -> Attack:
     """Return what sends one message more on a connection, as long as the other end keeps it.
 
     `ends` closes the last connection.
@@ -89,7 +91,7 @@ def conversation(
     return attack
 
 
-def caller(port: int, rng: random.Random, ends: contextlib.ExitStack) -> Callable[[], None]:
+def caller(port: int, rng: random.Random, ends: contextlib.ExitStack) -> Attack:
     """Return what connects as a coordinator does and calls what it has no session for.
 
     `ends` closes the connection.
@@ -109,9 +111,7 @@ def caller(port: int, rng: random.Random, ends: contextlib.ExitStack) -> Callabl
     return attack
 
 
-def zmq_peer(
-    port: int, messages: Iterator[Sequence[bytes]], ends: contextlib.ExitStack
-) -> Callable[[], None]:
+def zmq_peer(port: int, messages: Iterator[Sequence[bytes]], ends: contextlib.ExitStack) -> Attack:
     """Return what sends one message more through a ZeroMQ socket without keys.
 
     `ends` closes the last socket.
@@ -131,9 +131,7 @@ def zmq_peer(
     return attack
 
 
-def zmq_stranger(
-    port: int, messages: Iterator[Sequence[bytes]], *, keyed: bool
-) -> Callable[[], None]:
+def zmq_stranger(port: int, messages: Iterator[Sequence[bytes]], *, keyed: bool) -> Attack:
     """Return what tries to get one message in, on a connection of its own.
 
     Parameters
@@ -156,7 +154,7 @@ def zmq_stranger(
     return attack
 
 
-def tls_client(port: int, messages: Iterator[bytes], identity: Path | None) -> Callable[[], None]:
+def tls_client(port: int, messages: Iterator[bytes], identity: Path | None) -> Attack:
     """Return what makes a TLS connection, with a certificate of its own or none, and then asks."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
