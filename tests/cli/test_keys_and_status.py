@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from decnn_tvm.cli.status import _show_live
+from decnn_tvm.runtime.observation import Observation, Rates
+from decnn_tvm.runtime.watching import Seen
 from decnn_tvm.testing.boards import free_port
 
 Command = Callable[..., Any]
@@ -46,6 +52,22 @@ def test_from_keys_to_answers(command: Command, start: Start, folder: Path, tmp_
         assert 'decnn_state{state="idle"} 1.0' in answer.read().decode()
     done = command(*run)
     assert done.status == 1 and "worker 0 at 127.0.0.1" in done.err
+
+
+def test_the_live_table_follows(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = [Seen(address="127.0.0.1:7000", observation=None, rates=Rates())]
+    running = Observation(at=1.0, state="running", model="net", groups=(0, 1), open_samples=3)
+    looks = iter([seen, [dataclasses.replace(seen[0], observation=running)]])
+
+    def look() -> list[Seen]:
+        try:
+            return next(looks)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(KeyboardInterrupt):
+        _show_live(look, 0.01)
+    assert "running   net       0,1" in capsys.readouterr().out
 
 
 def test_metrics_stay_on_loopback(start: Start) -> None:

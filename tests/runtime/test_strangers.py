@@ -215,6 +215,27 @@ def test_other_addresses_take_keys(keys: Path) -> None:
         Cluster.connect(["0.0.0.0:7000"], timeout=1, insecure=True)
 
 
+def test_a_cluster_listens_on_loopback_without_keys() -> None:
+    with pytest.raises(InputError, match=r"host '0\.0\.0\.0': other machines may reach it"):
+        Cluster([], host="0.0.0.0", timeout=1)
+
+
+@pytest.mark.parametrize("encrypt", [False, True])
+def test_the_largest_message_passes_and_no_larger_one(encrypt: bool) -> None:
+    first = ZmqTransport(encrypt=encrypt)
+    second = ZmqTransport(encrypt=encrypt, max_payload=1 << 16)
+    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0)
+    with contextlib.closing(first), contextlib.closing(second):
+        first.connect({1: f"127.0.0.1:{second.locator}"})
+        second.connect({0: f"127.0.0.1:{first.locator}"})
+        first.send(1, encode(header, [bytes(1 << 16)]))
+        message = second.receive(10.0)
+        assert isinstance(message, Message) and message.nbytes == 1 << 16
+        first.send(1, encode(header, [bytes((1 << 16) + 1024)]))
+        assert second.receive(0.5) is None
+        assert second.traffic.received == {0: 64 + (1 << 16)}
+
+
 def test_insecure_warns_and_names_the_interface(caplog: pytest.LogCaptureFixture) -> None:
     from decnn_tvm.runtime.exposure import accept_exposure
 

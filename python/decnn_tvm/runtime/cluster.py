@@ -19,7 +19,7 @@ from decnn_tvm.package import MANIFEST, Package
 from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.engine import Link
-from decnn_tvm.runtime.exposure import accept_all, accept_exposure, check_exposure
+from decnn_tvm.runtime.exposure import accept_all, accept_exposure, check_exposure, is_loopback
 from decnn_tvm.runtime.machine import choose_target
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.session import Session
@@ -81,8 +81,8 @@ class Cluster:
         addresses : sequence of str
             By rank.
         host : str, optional
-            Address of this machine that the workers send to; by default the one from which the
-            first of them is reached.
+            Address of this machine that the workers send to; by default the one from which they
+            are reached, beyond loopback where one of them is.
         timeout : float
             Seconds that any wait for a worker may take.
         keys : path, optional
@@ -106,7 +106,8 @@ class Cluster:
                 name = f"worker {rank} at {address}"
                 workers.append(RemoteWorker(address, name, timeout, credentials))
                 workers[-1].machine()
-            host = host or (workers[0].own_host if workers else "127.0.0.1")
+            beyond = (w.own_host for w in workers if not is_loopback(w.own_host))
+            host = host or next(beyond, "127.0.0.1")
             accept_exposure(host, keys=credentials is not None, insecure=insecure)
         except BaseException:
             for worker in workers:
