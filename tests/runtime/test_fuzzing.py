@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import random
+import resource
 import socket
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from decnn_tvm.keys import make_keys
@@ -65,6 +67,30 @@ def test_a_session_under_siege(hand_net, tmp_path: Path, keyed: bool) -> None:
             assert toll.descriptor_growth <= 0 and toll.thread_growth <= 0
         with cluster.deploy(hand_net.package) as session:
             hand_net.check(samples[0], session.run(samples[0]))
+
+
+def test_a_worker_without_descriptors_computes_on(hand_net) -> None:
+    """More connections than the worker may have files open: they wait, and it serves again."""
+    x = hand_net.samples(1)[0]
+    with LocalCluster(1, timeout=30) as cluster, cluster.deploy(hand_net.package) as session:
+        hand_net.check(x, session.run(x))
+        (process_id,) = cluster.process_ids
+        control = int(cluster.workers[0].address.rpartition(":")[2])
+        (data,) = listening_ports(process_id) - {control}
+        limit = psutil.Process(process_id).num_fds() + 10
+        resource.prlimit(process_id, resource.RLIMIT_NOFILE, (limit, limit))
+        crowd = [
+            socket.create_connection(("127.0.0.1", port), timeout=10)
+            for _ in range(40)
+            for port in (control, data)
+        ]
+        for _ in range(20):
+            hand_net.check(x, session.run(x))
+        for sock in crowd:
+            sock.close()
+        wait_until(lambda: psutil.Process(process_id).num_fds() < limit - 2)
+        Cluster.connect([cluster.workers[0].address], timeout=10).close()
+        hand_net.check(x, session.run(x))
 
 
 def test_a_crowd_without_certificates_does_not_lock_out(hand_net, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ class ControlServer(ThreadedServer):  # type: ignore[misc]
         self._make, self._timeout = service, timeout
         self._context = None if credentials is None else credentials.server_context()
         self._handshakes = threading.BoundedSemaphore(MAX_HANDSHAKES)
+        self._short = False  # of descriptors; said once, and then again after a connection
         self.refused = 0
 
     def accept(self) -> None:
@@ -72,9 +73,11 @@ class ControlServer(ThreadedServer):  # type: ignore[misc]
             return
         except OSError as error:
             if self.active:
-                logger.warning("can't accept a connection: %s", error)
+                logger.log(logging.INFO if self._short else logging.WARNING, "no accept: %s", error)
+                self._short = True
                 time.sleep(OUT_OF_DESCRIPTORS)
             return
+        self._short = False
         if len(self.clients) >= MAX_CLIENTS:
             self._refuse(sock, f"{address[0]}: more than {MAX_CLIENTS} clients")
             return
