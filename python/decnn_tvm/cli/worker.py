@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 
 from decnn_tvm.cli.options import Commands, add_command, positive
 
@@ -32,6 +33,12 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "--insecure", action="store_true", help="allow a host that other machines can reach"
     )
     parser.add_argument("--threads", type=positive, metavar="N", help="threads of the kernels")
+    parser.add_argument(
+        "--memory",
+        type=_size,
+        metavar="SIZE",
+        help="memory that the worker may take, such as 64M or 1.5G (what the machine has)",
+    )
     return parser
 
 
@@ -42,7 +49,16 @@ def execute(options: argparse.Namespace) -> None:
     from decnn_tvm.runtime.worker import main
 
     insecure = ["--insecure"] if options.insecure else []
-    main(["--host", options.host, "--port", str(options.port), *insecure])
+    memory = ["--memory", str(options.memory)] if options.memory else []
+    main(["--host", options.host, "--port", str(options.port), *insecure, *memory])
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)i?B?", text)
+    size = int(float(found[1]) * 1024 ** " KMG".index(found[2] or " ")) if found else 0
+    if not size:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a size such as 64M or 1.5G")
+    return size
 
 
 def _port(text: str) -> int:

@@ -22,7 +22,8 @@ import rpyc
 
 from decnn_tvm.errors import ClusterError, DecnnError
 from decnn_tvm.runtime.deployment import Deployment, StartRequest
-from decnn_tvm.runtime.machine import memory, this_machine
+from decnn_tvm.runtime.machine import available, memory, this_machine
+from decnn_tvm.runtime.policy import Policy
 
 logger = logging.getLogger(__name__)
 
@@ -74,25 +75,35 @@ def _answer(method: Callable[..., Any]) -> Callable[..., str]:
 class WorkerState:
     """What the connections to one worker share: its one deployment.
 
-    Memory of a deployment counts from what the process takes when this is made.
+    Memory of a deployment counts from what the process takes when this is made; `limit` is what
+    the whole process may take.
     """
 
-    def __init__(self, folder: Path, host: str, stop_timeout: float) -> None:
+    def __init__(
+        self, folder: Path, host: str, stop_timeout: float, limit: int | None = None
+    ) -> None:
         self.folder, self.host, self.stop_timeout = folder, host, stop_timeout
+        self.limit = limit
         self.idle_bytes = memory().resident
         self.lock = threading.Lock()
         self.deployment: Deployment | None = None
         self.owner: object = None
         self._count = 0
 
-    def open(self, owner: object) -> Deployment:
+    @property
+    def capacity(self) -> int:
+        """Bytes that a deployment may take: of the limit, or else of what the machine has."""
+        free = available()
+        return free if self.limit is None else min(free, max(0, self.limit - self.idle_bytes))
+
+    def open(self, owner: object, policy: Policy | None = None) -> Deployment:
         """Make a deployment for `owner`; refuse where another has one."""
         with self.lock:
             if self.deployment is not None:
                 raise ClusterError("busy with another session. Close that one first.")
             self._count += 1
             folder = self.folder / f"session{self._count}"
-            self.deployment = Deployment(folder, self.host, self.idle_bytes)
+            self.deployment = Deployment(folder, self.host, self.idle_bytes, policy, self.limit)
             self.owner = owner
             return self.deployment
 
@@ -103,6 +114,13 @@ class WorkerState:
                 return True
             deployment, self.deployment, self.owner = self.deployment, None, None
             return deployment.close(self.stop_timeout)
+
+    def close_orphan(self) -> None:
+        """End the deployment if its coordinator has been silent for too long."""
+        deployment, owner = self.deployment, self.owner
+        if deployment is not None and deployment.orphaned:
+            logger.error("the coordinator is silent: its session ends")
+            self.close(owner)
 
     def shut_down(self) -> None:
         """End whatever runs, before the process ends."""
@@ -137,9 +155,14 @@ class ControlService(rpyc.Service):  # type: ignore[misc]
         return sorted(name for name, module in list(sys.modules.items()) if module is not None)
 
     @_answer
-    def exposed_open(self) -> int:
+    def exposed_capacity(self) -> int:
+        """Return the bytes that a session may take here."""
+        return self._state.capacity
+
+    @_answer
+    def exposed_open(self, policy: str = "{}") -> int:
         """Open a session; return the port of its data plane."""
-        return self._state.open(self).transport.port
+        return self._state.open(self, Policy(**json.loads(policy))).transport.port
 
     @_answer
     def exposed_upload(self, name: str, offset: int, data: bytes) -> None:

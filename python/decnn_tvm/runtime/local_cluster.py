@@ -43,6 +43,8 @@ class LocalCluster(Cluster):
     threads : int, optional
         Threads of each worker's kernels; by default the cores divided by `count`, at least 1.
         NumPy's own libraries get one: a worker computes nothing with them.
+    restart : bool
+        Whether a worker process that has ended is started again for the session that lost it.
 
     Raises
     ------
@@ -50,7 +52,14 @@ class LocalCluster(Cluster):
         A worker did not start; shows what it wrote.
     """
 
-    def __init__(self, count: int, *, timeout: float = TIMEOUT, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        timeout: float = TIMEOUT,
+        threads: int | None = None,
+        restart: bool = True,
+    ) -> None:
         if count < 1:
             raise ClusterError(f"{count} workers: expected at least 1.")
         if threads is not None and threads < 1:
@@ -62,9 +71,9 @@ class LocalCluster(Cluster):
             self, _end, self._processes, self._workers, self._folder, min(STOP_TIMEOUT, timeout)
         )
         try:
-            share = threads or max(1, cores() // count)
+            self._threads, self._restart = threads or max(1, cores() // count), restart
             for rank in range(count):
-                self._processes.append(_spawn(self._folder, rank, share))
+                self._processes.append(self._spawn(rank))
             for rank in range(count):
                 self._workers.append(self._greet(rank))
         except BaseException:
@@ -76,14 +85,24 @@ class LocalCluster(Cluster):
         """The process ids of the workers, by rank."""
         return tuple(process.pid for process in self._processes)
 
-    def check(self) -> None:
-        """Raise `ClusterError` where a worker has died, with what it wrote last."""
-        for rank, process in enumerate(self._processes):
+    def cause(self, rank: int) -> str:
+        """Return how a worker has ended, with what it wrote last; empty where it is there."""
+        if rank < len(self._processes):
+            process = self._processes[rank]
             if process.poll() is not None:
-                name = self._workers[rank].name if rank < len(self._workers) else f"worker {rank}"
-                how = _how_it_ended(process.returncode)
-                raise ClusterError(f"{name} {how}. {self.explain([rank])}")
-        super().check()
+                return f"{_how_it_ended(process.returncode)}. {self.explain([rank])}"
+        return super().cause(rank)
+
+    def revive(self, rank: int) -> RemoteWorker:
+        """Start a worker that has ended again, or connect to one that runs."""
+        if rank >= len(self._processes) or self._processes[rank].poll() is None:
+            return super().revive(rank)
+        if not self._restart:
+            raise ClusterError(f"worker {rank} has ended, and restart=False.")
+        _close_pipes(self._processes[rank])
+        self._processes[rank] = self._spawn(rank)
+        self._workers[rank] = self._greet(rank)
+        return self._workers[rank]
 
     def explain(self, ranks: Sequence[int]) -> str:
         """Return the end of what workers wrote to standard error."""
@@ -99,6 +118,9 @@ class LocalCluster(Cluster):
 
     def __enter__(self) -> LocalCluster:
         return self
+
+    def _spawn(self, rank: int) -> subprocess.Popen[bytes]:
+        return _spawn(self._folder, rank, self._threads)
 
     def _greet(self, rank: int) -> RemoteWorker:
         line = self._first_line(rank)
@@ -139,6 +161,7 @@ def _log(folder: Path, rank: int) -> Path:
 
 def _spawn(folder: Path, rank: int, threads: int) -> subprocess.Popen[bytes]:
     files = folder / f"worker{rank}"
+    shutil.rmtree(files, ignore_errors=True)  # what a worker that was killed has left there
     files.mkdir()
     command = [
         sys.executable,
@@ -197,10 +220,14 @@ def _end(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
+        _close_pipes(process)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
 
 
 def _how_it_ended(code: int) -> str:

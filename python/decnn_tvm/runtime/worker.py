@@ -39,13 +39,16 @@ STOP_TIMEOUT = 5.0
 EXIT_TIMEOUT = 15.0
 """Seconds after which a worker that does not come to its end is ended, with a traceback."""
 PARENT_POLL = 1.0
+ORPHAN_POLL = 1.0
 
 
-def serve(host: str, port: int, folder: Path, stopping: threading.Event) -> None:
-    """Serve on ``host:port`` (0 for a free port) until `stopping` is set."""
+def serve(
+    host: str, port: int, folder: Path, stopping: threading.Event, limit: int | None = None
+) -> None:
+    """Serve on ``host:port`` (0 for a free port) until `stopping` is set, in `limit` bytes."""
     _leave_out_torch()
     load_runtime()
-    state = WorkerState(folder, host, STOP_TIMEOUT)
+    state = WorkerState(folder, host, STOP_TIMEOUT, limit)
     server = ThreadedServer(
         classpartial(ControlService, state),
         hostname=host,
@@ -60,7 +63,8 @@ def serve(host: str, port: int, folder: Path, stopping: threading.Event) -> None
     _wait_until_active(server)
     print(json.dumps({"host": host, "port": server.port}), flush=True)
     try:
-        stopping.wait()
+        while not stopping.wait(ORPHAN_POLL):
+            state.close_orphan()
     finally:
         faulthandler.dump_traceback_later(EXIT_TIMEOUT, exit=True)
         state.shut_down()
@@ -94,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder, code = None, 0
     try:
         folder = Path(tempfile.mkdtemp(prefix="decnn-worker-", dir=options.folder))
-        serve(options.host, options.port, folder, stopping)
+        serve(options.host, options.port, folder, stopping, options.memory)
     except SystemExit:
         pass
     except Exception:
@@ -156,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="interface to listen on")
     parser.add_argument("--insecure", action="store_true", help="allow a host beyond loopback")
     parser.add_argument("--port", type=int, default=0, help="control port; 0 for any free one")
+    parser.add_argument("--memory", type=int, help="bytes that this process may take")
     parser.add_argument("--folder", help="where to make the folder for uploaded files")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input ends")
     return parser
