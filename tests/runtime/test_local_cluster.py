@@ -155,7 +155,7 @@ def test_a_failing_stage_is_reported(three: LocalCluster, hand_net, tmp_path: Pa
     )
     plan = dataclasses.replace(package.plan, values=values)
     manifest = package.manifest
-    wrong = write_manifest(copy, plan, manifest.targets, list(manifest.files))
+    wrong = write_manifest(copy, plan, manifest.targets, list(manifest.files), workers=4)
     with (
         three.deploy(wrong) as session,
         pytest.raises(ClusterError, match=r"worker \d .*failed: PackageError: stage 'stage1'"),
@@ -173,7 +173,7 @@ def test_a_foreign_library_is_refused(three: LocalCluster, hand_net, tmp_path: P
     copy = tmp_path / "copy"
     shutil.copytree(package.path, copy)
     names = list(package.manifest.files)
-    wrong = write_manifest(copy, package.plan, {"generic": swapped}, names)
+    wrong = write_manifest(copy, package.plan, {"generic": swapped}, names, workers=4)
     with pytest.raises(PackageError, match=r"worker \d .*refuses its weights"):
         three.deploy(wrong)
 

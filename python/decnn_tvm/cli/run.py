@@ -153,18 +153,8 @@ def _cluster(options: argparse.Namespace, package: Package) -> Cluster:
 
 
 def default_workers(package: Package) -> int:
-    """Return the number of workers that a package was compiled for.
-
-    That is the one whose even shares need just the libraries that it holds.
-    """
-    from decnn_tvm.assignment import even_shares
-
-    groups = package.plan.groups
-    held = {count for t in package.manifest.targets.values() for count in t.libraries}
-    for workers in range(1, groups + 1):
-        if set(even_shares(groups, workers)) == held:
-            return workers
-    return groups // min(held)
+    """Return the number of workers that a package was compiled for."""
+    return package.manifest.workers
 
 
 def _stream(session: Session, samples: Iterator[Sample], options: argparse.Namespace) -> Outcome:

@@ -165,7 +165,8 @@ class Watch:
         """
         epoch = self._epoch
         if epoch is None:
-            return True
+            # A peer that has begun earlier beats already.
+            return isinstance(message, WireError) or message.header.movement != HEARTBEAT
         if isinstance(message, WireError) or message.header.cluster != epoch.header.cluster:
             self.damaged += 1
             logger.debug("dropped what came: %s", message)

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 30.0
-STEADY = 60.0
+STEADY = 10.0
 """Seconds after which a worker that has come back counts as sound again."""
 ATTEMPTS = 2
 """Attempts at once."""
