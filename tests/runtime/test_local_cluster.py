@@ -205,7 +205,7 @@ def test_a_worker_that_stops_answering_is_named(hand_net) -> None:
     with LocalCluster(2, timeout=2) as cluster:
         session = cluster.deploy(hand_net.package, policy=Policy(takeover=False))
         freeze(cluster.process_ids[0])
-        with pytest.raises(ClusterError, match="worker 0 .*is silent"):
+        with pytest.raises(ClusterError, match=r"worker 0 .*is silent"):
             session.run(hand_net.samples(1)[0])
         with pytest.raises(ClusterError, match="worker 0"):
             cluster.deploy(hand_net.package)
