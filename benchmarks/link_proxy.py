@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 HOST = "127.0.0.1"
 CHUNK = 1 << 16
@@ -28,6 +30,8 @@ class Link:
         Bytes per second that pass; 0 for all.
     corrupt : int
         How many of the next chunks get one byte changed.
+    threshold : int
+        Chunks up to so many bytes are spared: by default those that hold no data but a heartbeat.
     """
 
     port: int = 0
@@ -35,6 +39,7 @@ class Link:
     cut: bool = False
     rate: float = 0.0
     corrupt: int = 0
+    threshold: int = 256
     open: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,7 +74,7 @@ class Link:
             while data := await reader.read(CHUNK if not self.rate else 4096):
                 if self.rate:
                     await asyncio.sleep(len(data) / self.rate)
-                if damage and self.corrupt and len(data) > 256:
+                if damage and self.corrupt and len(data) > self.threshold:
                     self.corrupt -= 1
                     middle = len(data) // 2
                     data = data[:middle] + bytes([data[middle] ^ 0x55]) + data[middle + 1 :]
@@ -96,8 +101,8 @@ class Proxies:
         """Return the address by which `source` reaches the data plane of `target`."""
         link = self.links.get((source, target))
         if link is None:
-            link = self._run(self._listen())
-            self.links[source, target] = link
+            link = self.links[source, target] = Link()
+            self._run(self._listen(link))
         if link.target != address:
             link.target = address
             self._loop.call_soon_threadsafe(link.hang_up)
@@ -118,12 +123,10 @@ class Proxies:
         self._thread.join(10.0)
         self._loop.close()
 
-    async def _listen(self) -> Link:
-        link = Link()
+    async def _listen(self, link: Link) -> None:
         server = await asyncio.start_server(link.serve, HOST, 0)
         self._servers.append(server)
         link.port = server.sockets[0].getsockname()[1]
-        return link
 
     async def _close(self) -> None:
         for server in self._servers:
@@ -135,6 +138,5 @@ class Proxies:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
 
-    def _run(self, work: object) -> Link:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)  # type: ignore[arg-type]
-        return future.result(10.0)  # type: ignore[no-any-return]
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10.0)

@@ -45,6 +45,8 @@ class LocalCluster(Cluster):
         NumPy's own libraries get one: a worker computes nothing with them.
     restart : bool
         Whether a worker process that has ended is started again for the session that lost it.
+    memory : int, optional
+        Bytes that each worker process may take; by default what the machine has.
 
     Raises
     ------
@@ -59,6 +61,7 @@ class LocalCluster(Cluster):
         timeout: float = TIMEOUT,
         threads: int | None = None,
         restart: bool = True,
+        memory: int | None = None,
     ) -> None:
         if count < 1:
             raise ClusterError(f"{count} workers: expected at least 1.")
@@ -72,6 +75,7 @@ class LocalCluster(Cluster):
         )
         try:
             self._threads, self._restart = threads or max(1, cores() // count), restart
+            self._memory = memory
             for rank in range(count):
                 self._processes.append(self._spawn(rank))
             for rank in range(count):
@@ -120,7 +124,7 @@ class LocalCluster(Cluster):
         return self
 
     def _spawn(self, rank: int) -> subprocess.Popen[bytes]:
-        return _spawn(self._folder, rank, self._threads)
+        return _spawn(self._folder, rank, self._threads, self._memory)
 
     def _greet(self, rank: int) -> RemoteWorker:
         line = self._first_line(rank)
@@ -159,7 +163,7 @@ def _log(folder: Path, rank: int) -> Path:
     return folder / f"worker{rank}.log"
 
 
-def _spawn(folder: Path, rank: int, threads: int) -> subprocess.Popen[bytes]:
+def _spawn(folder: Path, rank: int, threads: int, memory: int | None) -> subprocess.Popen[bytes]:
     files = folder / f"worker{rank}"
     shutil.rmtree(files, ignore_errors=True)  # what a worker that was killed has left there
     files.mkdir()
@@ -170,6 +174,7 @@ def _spawn(folder: Path, rank: int, threads: int) -> subprocess.Popen[bytes]:
         "--until-eof",
         "--folder",
         str(files),
+        *(() if memory is None else ("--memory", str(memory))),
     ]
     with _log(folder, rank).open("wb") as log:
         return subprocess.Popen(

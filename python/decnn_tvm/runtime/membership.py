@@ -74,6 +74,7 @@ def _cheapest(
     members: Sequence[Member], groups: int, limit: float, *, first: bool
 ) -> tuple[int, ...] | None:
     """Return the counts of least cost by dynamic programming over the members."""
+    # Counts are negative here: of equal offers the one that loads the first members more wins.
     table: dict[int, tuple[_Cost, tuple[int, ...]]] = {0: ((0.0, 0.0), ())}
     for member in members:
         following: dict[int, tuple[_Cost, tuple[int, ...]]] = {}
@@ -84,11 +85,11 @@ def _cheapest(
                     continue
                 lost = max(0, len(member.groups) - count)
                 worse = max(cost[0], load) if first else cost[0] + load * load
-                offer = ((worse, cost[1] + lost), (*chosen, count))
+                offer = ((worse, cost[1] + lost), (*chosen, -count))
                 if done + count not in following or offer < following[done + count]:
                     following[done + count] = offer
         table = following
-    return table[groups][1] if groups in table else None
+    return tuple(-count for count in table[groups][1]) if groups in table else None
 
 
 def deal(members: Sequence[Member], groups: int, counts: Sequence[int]) -> dict[int, Indices]:

@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 30.0
-STEADY = 10.0
-"""Seconds after which a worker that has come back counts as sound again."""
+STEADY = 3.0
+"""Seconds after which a worker that has come back counts as sound again, if its last pause was not
+longer: a fault that is still there shows sooner."""
 ATTEMPTS = 2
 """Attempts at once."""
 
@@ -57,10 +58,11 @@ class Recruiter:
 
     def lost(self, rank: int, now: float) -> None:
         """Note that a worker is lost."""
-        if now - self._arrived_at.get(rank, -STEADY) < STEADY:
-            self._failures[rank] = self._failures.get(rank, 0) + 1
-        else:
-            self._failures[rank] = 0
+        failures = self._failures.get(rank, -1) + 1
+        steady = max(STEADY, pause(failures - 1)) if failures else 0.0
+        if now - self._arrived_at.get(rank, now - steady) >= steady:
+            failures = 0
+        self._failures[rank] = failures
         self._lost[rank] = _Lost(now + pause(self._failures[rank]))
 
     def forget(self, rank: int) -> None:
