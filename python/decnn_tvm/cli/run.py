@@ -17,6 +17,7 @@ from decnn_tvm.cli.options import (
     add_command,
     numbers,
     positive,
+    positive_seconds,
     positives,
 )
 from decnn_tvm.cli.tables import print_devices, print_table, shape_text
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from decnn_tvm.cli.samples import Array, Sample
     from decnn_tvm.package import Package
     from decnn_tvm.runtime import Cluster, Session
+    from decnn_tvm.runtime.policy import Policy
     from decnn_tvm.runtime.statistics import DeviceStats
 
 EXAMPLE = """\
@@ -63,6 +65,20 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     )
     parser.add_argument(
         "--timeout", type=float, default=60.0, metavar="S", help="seconds that a wait may take (60)"
+    )
+    parser.add_argument(
+        "--silence",
+        type=positive_seconds,
+        default=1.0,
+        metavar="S",
+        help="seconds without a heartbeat after which the others take over a worker's part (1)",
+    )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=1,
+        metavar="N",
+        help="other workers that store the weights of a channel group, for a takeover (1)",
     )
     parser.add_argument(
         "--output", metavar="FILE.npz", help="write every output, stacked over the samples"
@@ -112,7 +128,9 @@ def execute(options: argparse.Namespace) -> None:
     package = Package(options.package)
     samples, names = _samples(options, package)
     with _cluster(options, package) as cluster:
-        session = cluster.deploy(package, shares=options.shares, target=options.target)
+        session = cluster.deploy(
+            package, shares=options.shares, target=options.target, policy=_policy(options)
+        )
         with session:
             outcome = _stream(session, samples, options)
             if options.trace:
@@ -123,6 +141,16 @@ def execute(options: argparse.Namespace) -> None:
         print(json.dumps(_json(outcome, names), indent=2))
     else:
         _show(outcome, names)
+
+
+def _policy(options: argparse.Namespace) -> Policy:
+    from decnn_tvm.runtime.policy import Policy
+
+    return Policy(
+        replicas=options.replicas,
+        silence=options.silence,
+        beat=min(Policy().beat, options.silence / 4),
+    )
 
 
 def _samples(options: argparse.Namespace, package: Package) -> tuple[Iterator[Sample], list[str]]:
