@@ -20,6 +20,7 @@ from decnn_tvm.runtime.executor import Executor
 from decnn_tvm.runtime.local_cluster import LocalCluster
 from decnn_tvm.runtime.metrics import serve_metrics
 from decnn_tvm.runtime.observation import Observation, rates
+from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.transport import MemoryNetwork
 from decnn_tvm.runtime.watching import Watcher
 from decnn_tvm.testing.boards import free_port
@@ -82,15 +83,20 @@ def test_a_session_is_seen_and_not_disturbed(hand_net, tmp_path: Path, keyed: bo
                 assert first.compute_seconds == stats[0].compute_seconds > 0
                 assert first.weight_bytes == stats[0].weight_bytes > 0
                 assert first.transfer_seconds > 0 and first.resident_bytes > 1 << 24
-                assert sum(first.sent_bytes.values()) == sum(stats[0].sent_bytes.values())
-                assert first.sent_bytes[1] == second.received_bytes[0] > 0
+                # Heartbeats go the same way, and some may be on theirs.
+                assert sum(first.sent_bytes.values()) >= sum(stats[0].sent_bytes.values())
+                assert second.received_bytes[0] > 0
                 assert set(first.received_bytes) == {HOST, 1}
             assert watcher.look()[0].observation.state == "idle"  # type: ignore[union-attr]
 
 
 def test_a_failed_session_is_seen(hand_net) -> None:
     x = hand_net.samples(1)[0]
-    with LocalCluster(1, timeout=30) as cluster, cluster.deploy(hand_net.package) as session:
+    alone = Policy(takeover=False)
+    with (
+        LocalCluster(1, timeout=30) as cluster,
+        cluster.deploy(hand_net.package, policy=alone) as session,
+    ):
         session.run(x)
         session._link.send(5, 7, 0, [b"no such movement"])
         with pytest.raises(ClusterError, match="no such transfer"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -50,6 +52,19 @@ def test_outputs_equal_the_reference(two: LocalCluster, hand_net) -> None:
     with two.deploy(hand_net.package) as session:
         for x, y in zip(samples, session.stream(samples, in_flight=3), strict=True):
             hand_net.check(x, y)
+
+
+def test_a_takeover_and_a_return_with_keys(keys: Path, hand_net) -> None:
+    """Survivors and a worker that comes back get each other's new keys."""
+    samples = hand_net.samples(4)
+    with LocalCluster(3, timeout=30, keys=keys / "own") as cluster:
+        with cluster.deploy(hand_net.package) as session:
+            stream = session.stream((samples[i % 4] for i in range(400)), in_flight=4)
+            for index, y in enumerate(stream):
+                if index == 20:
+                    os.kill(cluster.process_ids[1], signal.SIGKILL)
+                hand_net.check(samples[index % 4], y)
+            assert index == 399
 
 
 def test_connect_with_keys(two: LocalCluster, keys: Path, hand_net) -> None:

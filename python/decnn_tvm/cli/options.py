@@ -56,7 +56,10 @@ def add_split(parser: argparse.ArgumentParser) -> None:
         "--shares", type=positives, metavar="2,1,1", help="channel groups of each device"
     )
     parser.add_argument(
-        "--all-shares", action="store_true", help="hold code for any number of groups on a device"
+        "--all-shares",
+        action=argparse.BooleanOptionalAction,
+        help="hold code for any number of groups on a device, so that devices can come and go "
+        "(default: for decoupled models)",
     )
     parser.add_argument(
         "--cores",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 
 from decnn_tvm.cli.options import Commands, add_command, positive
 
@@ -46,6 +47,12 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         help="serve Prometheus metrics over plain HTTP, on loopback unless HOST is given",
     )
     parser.add_argument("--threads", type=positive, metavar="N", help="threads of the kernels")
+    parser.add_argument(
+        "--memory",
+        type=_size,
+        metavar="SIZE",
+        help="memory that the worker may take, such as 64M or 1.5G (what the machine has)",
+    )
     return parser
 
 
@@ -56,10 +63,18 @@ def execute(options: argparse.Namespace) -> None:
     from decnn_tvm.runtime.worker import main
 
     arguments = ["--host", options.host, "--port", str(options.port)]
-    for name in ("keys", "metrics"):
+    for name in ("keys", "metrics", "memory"):
         if value := getattr(options, name):
-            arguments += [f"--{name}", value]
+            arguments += [f"--{name}", str(value)]
     main([*arguments, *(["--insecure"] if options.insecure else [])])
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)i?B?", text)
+    size = int(float(found[1]) * 1024 ** " KMG".index(found[2] or " ")) if found else 0
+    if not size:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a size such as 64M or 1.5G")
+    return size
 
 
 def _port(text: str) -> int:

@@ -24,8 +24,9 @@ import rpyc
 
 from decnn_tvm.errors import ClusterError, DecnnError
 from decnn_tvm.runtime.deployment import Deployment, Guard, StartRequest
-from decnn_tvm.runtime.machine import memory, this_machine
+from decnn_tvm.runtime.machine import available, memory, this_machine
 from decnn_tvm.runtime.observation import Observation
+from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.wire import MAX_ERROR, MAX_PAYLOAD
 
 logger = logging.getLogger(__name__)
@@ -98,14 +99,21 @@ def _parsed(request: str) -> Any:
 class WorkerState:
     """What the connections to one worker share: its one deployment.
 
-    Memory of a deployment counts from what the process takes when this is made.
+    Memory of a deployment counts from what the process takes when this is made; `limit` is what
+    the whole process may take.
     """
 
     def __init__(
-        self, folder: Path, host: str, stop_timeout: float, *, encrypt: bool = False
+        self,
+        folder: Path,
+        host: str,
+        stop_timeout: float,
+        limit: int | None = None,
+        *,
+        encrypt: bool = False,
     ) -> None:
         self.folder, self.host, self.stop_timeout = folder, host, stop_timeout
-        self.encrypt = encrypt
+        self.limit, self.encrypt = limit, encrypt
         self.idle_bytes = memory().resident
         self.lock = threading.Lock()
         self.deployment: Deployment | None = None
@@ -113,7 +121,15 @@ class WorkerState:
         self.refused_clients: Callable[[], int] = lambda: 0
         self._count = 0
 
-    def open(self, owner: object, cluster: bytes | None, max_payload: int) -> Deployment:
+    @property
+    def capacity(self) -> int:
+        """Bytes that a deployment may take: of the limit, or else of what the machine has."""
+        free = available()
+        return free if self.limit is None else min(free, max(0, self.limit - self.idle_bytes))
+
+    def open(
+        self, owner: object, policy: Policy, cluster: bytes | None, max_payload: int
+    ) -> Deployment:
         """Make a deployment for `owner`; refuse where another has one."""
         guard = Guard(cluster=cluster, max_payload=max_payload, encrypt=self.encrypt)
         with self.lock:
@@ -121,7 +137,9 @@ class WorkerState:
                 raise ClusterError("busy with another session. Close that one first.")
             self._count += 1
             folder = self.folder / f"session{self._count}"
-            self.deployment = Deployment(folder, self.host, self.idle_bytes, guard)
+            self.deployment = Deployment(
+                folder, self.host, self.idle_bytes, policy, self.limit, guard
+            )
             self.owner = owner
             return self.deployment
 
@@ -143,6 +161,13 @@ class WorkerState:
             refused_clients=self.refused_clients(),
             **({"state": "idle"} if deployment is None else deployment.observe()),
         )
+
+    def close_orphan(self) -> None:
+        """End the deployment if its coordinator has been silent for too long."""
+        deployment, owner = self.deployment, self.owner
+        if deployment is not None and deployment.orphaned:
+            logger.error("the coordinator is silent: its session ends")
+            self.close(owner)
 
     def shut_down(self) -> None:
         """End whatever runs, before the process ends."""
@@ -180,15 +205,26 @@ class ControlService(rpyc.Service):  # type: ignore[misc]
         return sorted(name for name, module in list(sys.modules.items()) if module is not None)
 
     @_answer
-    def exposed_open(self, cluster: str = "", max_payload: int = MAX_PAYLOAD) -> str:
+    def exposed_capacity(self) -> int:
+        """Return the bytes that a session may take here."""
+        return self._state.capacity
+
+    @_answer
+    def exposed_open(
+        self, policy: str = "{}", cluster: str = "", max_payload: int = MAX_PAYLOAD
+    ) -> str:
         """Open a session; return its data plane's port, and its key where there are keys."""
+        _expect(policy, str)
         _expect(cluster, str)
         _expect(max_payload, int)
         try:
-            name = bytes.fromhex(cluster) or None
-        except ValueError as error:
-            raise ClusterError(f"open: cluster {cluster[:40]!r}; expected digits.") from error
-        return self._state.open(self, name, max(MAX_ERROR, max_payload)).transport.locator
+            name, patience = bytes.fromhex(cluster) or None, Policy(**json.loads(policy))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ClusterError(
+                f"open: no such policy or cluster ({error}). Install the same decnn-tvm everywhere."
+            ) from error
+        deployment = self._state.open(self, patience, name, max(MAX_ERROR, max_payload))
+        return deployment.transport.locator
 
     @_answer
     def exposed_upload(self, name: str, offset: int, data: bytes) -> None:

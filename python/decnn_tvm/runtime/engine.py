@@ -94,6 +94,11 @@ class Link:
         """The id of the deployment."""
         return self._header.cluster
 
+    @staticmethod
+    def of(transport: Transport, header: Header) -> Link:
+        """Return the link of a rank whose messages have this header."""
+        return Link(transport, header.cluster, header.epoch, header.source)
+
     def send(self, sample: int, movement: int, target: int, payload: Sequence[Buffer]) -> None:
         """Send a message."""
         header = dataclasses.replace(self._header, sample=sample, movement=movement)
@@ -144,10 +149,19 @@ class Engine:
         Runs a stage, such as a `decnn_tvm.runtime.library.StageLibrary`.
     link : Link
         Its end of the network.
+    counters : Counters, optional
+        Where to go on counting; from nothing by default.
     """
 
-    def __init__(self, executor: Executor, runner: StageRunner, link: Link) -> None:
-        self.executor, self.counters = executor, Counters()
+    def __init__(
+        self,
+        executor: Executor,
+        runner: StageRunner,
+        link: Link,
+        counters: Counters | None = None,
+    ) -> None:
+        self.executor = executor
+        self.counters = Counters() if counters is None else counters
         self._runner, self._link = runner, link
         self.failure: str | None = None
 
@@ -180,17 +194,7 @@ class Engine:
 
     def status(self) -> dict[str, Any]:
         """Return what this device did, as JSON data."""
-        counters = self.counters
-        return {
-            "weight_bytes": getattr(self._runner, "weight_bytes", 0),
-            "peak_bytes": 0,
-            "sent_bytes": {str(i): count for i, count in list(counters.sent_bytes.items())},
-            "compute_seconds": counters.compute_seconds,
-            "wait_seconds": counters.wait_seconds,
-            "samples": counters.samples,
-            "failure": self.failure,
-            "timeline": [dataclasses.astuple(i) for i in list(counters.timeline)],
-        }
+        return device_status(self.counters, self._runner, self)
 
     def _take_in(self) -> bool:
         busy = False
@@ -226,3 +230,17 @@ class Engine:
         )
         log_context.leave()
         self.counters.samples += stage_index == len(self.executor.plan.stages) - 1
+
+
+def device_status(counters: Counters, runner: object, engine: Engine | None) -> dict[str, Any]:
+    """Return what a device did, as JSON data; one without channel groups has no engine."""
+    return {
+        "weight_bytes": getattr(runner, "weight_bytes", 0),
+        "peak_bytes": 0,
+        "sent_bytes": {str(i): count for i, count in list(counters.sent_bytes.items())},
+        "compute_seconds": counters.compute_seconds,
+        "wait_seconds": counters.wait_seconds,
+        "samples": counters.samples,
+        "failure": None if engine is None else engine.failure,
+        "timeline": [dataclasses.astuple(i) for i in list(counters.timeline)],
+    }

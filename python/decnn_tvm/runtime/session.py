@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session: samples in, results out, in order, with a bounded number under way."""
+"""A session: samples in, results out, in order, with a bounded number under way.
+
+The thread that waits for a result also looks after the devices: where one is lost, has come back
+or stays slow, it brings all into a new epoch and sends the samples under way again.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +20,7 @@ from decnn_tvm.plan import Indices, Plan
 from decnn_tvm.runtime.engine import Counters, Link
 from decnn_tvm.runtime.executor import Executor
 from decnn_tvm.runtime.fair_lock import FairLock
+from decnn_tvm.runtime.replay import Ledger
 from decnn_tvm.runtime.samples import NanPolicy, check_policy, check_sample
 from decnn_tvm.runtime.statistics import (
     DeviceStats,
@@ -25,15 +31,18 @@ from decnn_tvm.runtime.statistics import (
 )
 from decnn_tvm.runtime.steps import check_host
 from decnn_tvm.runtime.tensors import Array
-from decnn_tvm.runtime.wire import ERROR, Message
+from decnn_tvm.runtime.wire import ERROR, Message, WireError
 from decnn_tvm.transfers import HOST
 
 Sample: TypeAlias = "Array | Mapping[str, Array]"
 Result: TypeAlias = "Array | dict[str, Array]"
 
-POLL = 0.2
-"""Seconds between two looks at whether the workers live."""
+logger = logging.getLogger(__name__)
 
+POLL = 0.05
+"""Seconds between two looks at the devices while nothing comes."""
+FRUITLESS = 10
+"""New epochs on end without a result after which a session gives up."""
 
 STAGES: tuple[EventKind, ...] = ("compute",)
 
@@ -45,8 +54,24 @@ class Devices(Protocol):
     def names(self) -> Sequence[str]:
         """What messages call the devices, by rank."""
 
-    def check(self) -> None:
-        """Raise `ClusterError` where a device is gone, with the cause."""
+    @property
+    def assignment(self) -> Sequence[Indices]:
+        """Channel groups by rank; none for a device that is lost or a spare."""
+
+    def look(self) -> str:
+        """Return why the devices need a new epoch, empty where they don't.
+
+        Cheap, and called often. Raises `ClusterError` where nothing can help.
+        """
+
+    def failed(self, rank: int, text: str) -> None:
+        """Take in what has stopped a device; raise `ClusterError` where nothing can help."""
+
+    def form(self, live: Sequence[int], next_sample: int) -> Link:
+        """Bring the devices into a new epoch; the samples `live` will be sent again."""
+
+    def add(self, address: str) -> None:
+        """Prepare another device for the next `form`."""
 
     def explain(self, ranks: Sequence[int]) -> str:
         """Return what is known about devices that do not answer."""
@@ -67,31 +92,22 @@ class Session:
     ----------
     plan : Plan
         The network.
-    assignment : sequence of tuple of int
-        Channel groups of each device.
-    link : Link
-        The coordinator's end of the network.
     devices : Devices
         The devices.
     timeout : float
-        Seconds without any result after which a wait ends in `ClusterTimeout`.
+        Seconds without any message after which a wait ends in `ClusterTimeout`.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        assignment: Sequence[Indices],
-        link: Link,
-        devices: Devices,
-        timeout: float,
-    ) -> None:
+    def __init__(self, plan: Plan, devices: Devices, timeout: float) -> None:
         check_host(plan)
-        self.plan, self.assignment = plan, tuple(assignment)
-        self._executor = Executor(plan, assignment, HOST)
-        self._link, self._devices, self._timeout = link, devices, timeout
+        self.plan = plan
+        self._devices, self._timeout = devices, timeout
         self._counters = Counters()
         self._lock = FairLock()
-        self._next = 0
+        self._ledger = Ledger()
+        self._fruitless = 0
+        self._link = devices.form((), 0)
+        self._executor = Executor(plan, devices.assignment, HOST)
         self._failure: str | None = None
         self._closed = False
 
@@ -162,6 +178,33 @@ class Session:
             return sorted(chosen, key=lambda event: event.start)
 
     @property
+    def assignment(self) -> tuple[Indices, ...]:
+        """Channel groups by rank, now; none for a device that is lost or a spare."""
+        return tuple(self._devices.assignment)
+
+    def add_worker(self, address: str) -> None:
+        """Take in another worker, or a lost one that has come back, while the session goes on.
+
+        It gets channel groups of the others, or is a spare where there are none to give.
+
+        Parameters
+        ----------
+        address : str
+            ``host:port`` of its control plane.
+
+        Raises
+        ------
+        ClusterError
+            No worker answers there, or it is busy.
+        PackageError
+            The package does not fit it.
+        """
+        with self._lock:
+            self._check_open()
+            self._devices.add(address)
+            self._renew(f"a worker at {address} was added")
+
+    @property
     def sent_bytes(self) -> dict[str, int]:
         """Bytes that the coordinator sent, headers included, for each movement."""
         names = [str(movement) for movement in self.plan.movements]
@@ -214,16 +257,16 @@ class Session:
         with self._lock:
             for sample in samples:
                 self._executor.drop(sample)
+                self._ledger.drop(sample)
 
     def _submit(self, sample: Sample, policy: NanPolicy) -> int:
         inputs = check_sample(self.plan, sample, policy)
         with self._lock:
             self._check_open()
-            number, self._next = self._next, self._next + 1
-            # The caller may reuse its array while the network still sends from it.
-            copies = {name: array.copy() for name, array in inputs.items()}
+            # A copy: the caller may reuse its array while the network still sends from it.
+            number = self._ledger.submit(inputs)
             with self._whole_or_failed():
-                self._executor.provide(number, copies)
+                self._executor.provide(number, self._ledger.inputs(number))
                 self._link.flush(self._executor, self._counters)
             return number
 
@@ -241,34 +284,63 @@ class Session:
         while True:
             with self._lock:
                 self._check_open()
-                result = self._executor.take_result(sample)
+                result = self._result(sample)
                 if result is not None:
                     return result if len(result) > 1 else result[self.plan.outputs[0]]
-                if self._pump(sample):
+                if self._pump():
                     deadline = time.monotonic() + self._timeout
                 elif time.monotonic() > deadline:
                     self._time_out(sample)
 
-    def _pump(self, sample: int) -> bool:
-        """Take in one message; return whether one came."""
-        try:
-            message = self._link.receive(POLL)
-            if message is None:
-                self._devices.check()
-                return False
-        except ClusterError as error:
-            self._failure = str(error)
-            raise
+    def _result(self, sample: int) -> dict[str, Array] | None:
+        self._collect(sample)
+        result = self._ledger.take(sample)
+        if result is not None:
+            self._fruitless = 0
+        return result
+
+    def _collect(self, sample: int) -> None:
+        result = self._executor.take_result(sample)
+        if result is not None:
+            self._ledger.settle(sample, result)
+
+    def _pump(self) -> bool:
+        """Take in one message and look after the devices; return whether anything happened."""
         with self._whole_or_failed():
-            self._take(message)
-        return True
+            try:
+                message = self._link.receive(POLL)
+                if message is not None:
+                    self._take(message)
+                reason = self._devices.look()
+            except WireError as error:
+                message, reason = None, str(error)
+            if reason:
+                self._renew(reason)
+        return message is not None or bool(reason)
 
     def _take(self, message: Message) -> None:
         if message.header.movement == ERROR:
-            rank = message.header.source
             text = b"".join(message.payload).decode(errors="replace")
-            raise ClusterError(f"{self._devices.names[rank]} failed: {text}")
-        self._executor.accept(message)
+            self._devices.failed(message.header.source, text)
+        else:
+            self._executor.accept(message)
+
+    def _renew(self, reason: str) -> None:
+        """Go on in a new epoch; what is under way begins again from the copies of its inputs."""
+        self._fruitless += 1
+        if self._fruitless > FRUITLESS:
+            raise ClusterError(f"{FRUITLESS} new epochs gave no result. The last cause: {reason}.")
+        logger.warning("a new epoch: %s", reason)
+        for sample in self._ledger.under_way():
+            self._collect(sample)
+        live, next_sample = list(self._ledger.under_way()), self._ledger.next
+        self._link = self._devices.form(live, next_sample)
+        self._executor = Executor(
+            self.plan, self._devices.assignment, HOST, live=live, next_sample=next_sample
+        )
+        for sample in live:
+            self._executor.provide(sample, self._ledger.inputs(sample))
+        self._link.flush(self._executor, self._counters)
 
     def _time_out(self, sample: int) -> None:
         missing = self._executor.missing(sample)

@@ -39,6 +39,7 @@ STOP_TIMEOUT = 5.0
 EXIT_TIMEOUT = 15.0
 """Seconds after which a worker that does not come to its end is ended, with a traceback."""
 PARENT_POLL = 1.0
+ORPHAN_POLL = 1.0
 
 
 def serve(
@@ -46,6 +47,7 @@ def serve(
     port: int,
     folder: Path,
     stopping: threading.Event,
+    limit: int | None = None,
     *,
     keys: Path | str | None = None,
     insecure: bool = False,
@@ -61,6 +63,8 @@ def serve(
         Where uploads go.
     stopping : Event
         Ends the worker.
+    limit : int, optional
+        Bytes that this process may take.
     keys : path, optional
         This worker's folder of those that ``decnn keys`` made.
     insecure : bool
@@ -77,7 +81,7 @@ def serve(
     accept_exposure(host, keys=credentials is not None, insecure=insecure)
     _leave_out_torch()
     load_runtime()
-    state = WorkerState(folder, host, STOP_TIMEOUT, encrypt=credentials is not None)
+    state = WorkerState(folder, host, STOP_TIMEOUT, limit, encrypt=credentials is not None)
     server = ControlServer(lambda: ControlService(state), host, port, CALL_TIMEOUT, credentials)
     state.refused_clients = lambda: server.refused
     thread = threading.Thread(target=server.start, name="decnn-control", daemon=True)
@@ -92,7 +96,8 @@ def serve(
             ends.callback(serve_metrics(state.observe, metrics, insecure=insecure))
         print(json.dumps({"host": host, "port": server.port}), flush=True)
         try:
-            stopping.wait()
+            while not stopping.wait(ORPHAN_POLL):
+                state.close_orphan()
         finally:
             faulthandler.dump_traceback_later(EXIT_TIMEOUT, exit=True)
             state.shut_down()
@@ -125,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.port,
             folder,
             stopping,
+            options.memory,
             keys=options.keys,
             insecure=options.insecure,
             metrics=options.metrics,
@@ -189,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--metrics", help="[HOST:]PORT of a page of Prometheus metrics")
     parser.add_argument("--port", type=int, default=0, help="control port; 0 for any free one")
+    parser.add_argument("--memory", type=int, help="bytes that this process may take")
     parser.add_argument("--folder", help="where to make the folder for uploaded files")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input ends")
     return parser
