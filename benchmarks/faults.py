@@ -23,9 +23,9 @@ from typing import Any
 
 from benchmarks.footprint import Footprint, footprint
 from benchmarks.harness import Figure, parser, progress, report
-from benchmarks.link_proxy import Link, Proxies
 from benchmarks.streaming import Streaming, decoupled_resnet50, small_network
 from decnn_tvm.runtime import LocalCluster, Session
+from decnn_tvm.testing.link_proxy import Link, Proxies
 from decnn_tvm.transfers import HOST
 
 KINDS = ("kill", "freeze", "cut", "slow", "corrupt", "leave")

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.link_proxy import Proxies
 from decnn_tvm.errors import ClusterError, MemoryShortage
 from decnn_tvm.package import MANIFEST
 from decnn_tvm.runtime.cluster import Cluster
@@ -29,6 +28,7 @@ from decnn_tvm.runtime.local_cluster import LocalCluster
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.session import Session
+from decnn_tvm.testing.link_proxy import Proxies
 from decnn_tvm.transfers import HOST
 
 STAY_AWAY = Policy(rejoin=False)

@@ -232,6 +232,7 @@ def _end(
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
+            process.send_signal(signal.SIGCONT)  # one that is frozen would not end
     deadline = time.monotonic() + timeout
     for process in processes:
         try:
