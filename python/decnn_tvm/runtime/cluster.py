@@ -137,12 +137,12 @@ class Cluster:
         """
         lost = self._workers[rank]
         # One that is frozen takes a connection and says nothing.
-        probe = RemoteWorker(lost.address, lost.name, min(PROBE_TIMEOUT, self._timeout))
+        probe = self._dial(lost.address, lost.name, min(PROBE_TIMEOUT, self._timeout))
         try:
             probe.machine()
         finally:
             probe.disconnect()
-        self._workers[rank] = RemoteWorker(lost.address, lost.name, self._timeout)
+        self._workers[rank] = self._dial(lost.address, lost.name, self._timeout)
         return self._workers[rank]
 
     def admit(self, address: str) -> int:
@@ -153,7 +153,7 @@ class Cluster:
                     self.revive(rank)
                 return rank
         rank = len(self._workers)
-        self._workers.append(RemoteWorker(address, f"worker {rank} at {address}", self._timeout))
+        self._workers.append(self._dial(address, f"worker {rank} at {address}", self._timeout))
         return rank
 
     def route(self, source: int, target: int, address: str) -> str:
@@ -184,6 +184,9 @@ class Cluster:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _dial(self, address: str, name: str, timeout: float) -> RemoteWorker:
+        return RemoteWorker(address, name, timeout)
 
     def _make_room(self) -> None:
         """Forget closed sessions and close failed ones; refuse where one is at work."""
