@@ -98,7 +98,7 @@ def test_a_failed_session_is_seen(hand_net) -> None:
         cluster.deploy(hand_net.package, policy=alone) as session,
     ):
         session.run(x)
-        session._link.send(5, 7, 0, [b"no such movement"])
+        session._flight._link.send(5, 7, 0, [b"no such movement"])
         with pytest.raises(ClusterError, match="no such transfer"):
             session.run(x)
         observation = cluster.workers[0].observe()

@@ -16,17 +16,17 @@ def result(value: float) -> dict[str, np.ndarray]:
 def test_a_sample_has_one_result() -> None:
     ledger = Ledger()
     numbers = [ledger.submit(result(i)) for i in range(3)]
-    assert numbers == [0, 1, 2] == list(ledger.under_way())
+    assert numbers == [0, 1, 2] == ledger.under_way()
     ledger.settle(1, result(10))
     ledger.settle(1, result(11))
-    assert list(ledger.under_way()) == [0, 2]
+    assert ledger.under_way() == [0, 2]
     taken = ledger.take(1)
     assert taken is not None and taken["y"][0] == 10
     ledger.settle(1, result(12))
     assert ledger.take(1) is None
     ledger.drop(0)
     ledger.settle(0, result(1))
-    assert ledger.take(0) is None and list(ledger.under_way()) == [2] and ledger.next == 3
+    assert ledger.take(0) is None and ledger.under_way() == [2] and ledger.next == 3
 
 
 def test_the_inputs_are_a_copy() -> None:

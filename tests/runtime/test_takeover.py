@@ -184,7 +184,7 @@ def test_a_new_worker_is_taken_in_and_one_too_many_is_a_spare(hand_net) -> None:
 
 def test_memory_that_does_not_hold_a_takeover_is_named(hand_net, monkeypatch) -> None:
     monkeypatch.setattr(
-        "decnn_tvm.runtime.fleet.share_bytes", lambda plan, count: (count > 3) * (1 << 50)
+        "decnn_tvm.runtime.roster.share_bytes", lambda plan, count: (count > 3) * (1 << 50)
     )
     with LocalCluster(2, timeout=30, restart=False) as cluster:
         session = cluster.deploy(hand_net.package)

@@ -124,7 +124,7 @@ class _SteppingTransport:
 
 
 class _Local:
-    """The `decnn_tvm.runtime.session.Devices` of an `InProcessCluster`."""
+    """The `decnn_tvm.runtime.devices.Devices` of an `InProcessCluster`."""
 
     def __init__(
         self, network: MemoryNetwork, engines: Sequence[Engine], assignment: Sequence[Indices]

@@ -67,7 +67,9 @@ class Recruiter:
 
     def forget(self, rank: int) -> None:
         """Try a worker no more: it has come back otherwise."""
-        self._lost.pop(rank, None)
+        lost = self._lost.pop(rank, None)
+        if lost is not None and lost.attempt is not None:
+            lost.attempt.add_done_callback(_let_go)
 
     def arrived(self, now: float) -> dict[int, Mate]:
         """Begin the attempts that are due; return the workers that have come back."""
@@ -87,9 +89,8 @@ class Recruiter:
         self._cancelled.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         for lost in self._lost.values():
-            attempt = lost.attempt
-            if attempt is not None and not attempt.cancelled() and not attempt.exception():
-                attempt.result().worker.disconnect()
+            if lost.attempt is not None:
+                _let_go(lost.attempt)
         self._lost.clear()
 
     def _outcome(self, rank: int, attempt: Future[Mate], now: float) -> Mate | None:
@@ -103,3 +104,8 @@ class Recruiter:
         del self._lost[rank]
         self._arrived_at[rank] = now
         return mate
+
+
+def _let_go(attempt: Future[Mate]) -> None:
+    if not attempt.cancelled() and not attempt.exception():
+        attempt.result().worker.disconnect()

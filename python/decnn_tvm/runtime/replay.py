@@ -7,7 +7,7 @@ start a sample again. A sample has one result: what comes later for it is not as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from decnn_tvm.runtime.tensors import Array
 
@@ -52,6 +52,6 @@ class Ledger:
         self._inputs.pop(number, None)
         self._results.pop(number, None)
 
-    def under_way(self) -> Iterator[int]:
+    def under_way(self) -> list[int]:
         """Return the samples without a result, oldest first: what a new epoch must replay."""
-        return iter(sorted(self._inputs))
+        return sorted(self._inputs)

@@ -8,19 +8,17 @@ or stays slow, it brings all into a new epoch and sends the samples under way ag
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 from decnn_tvm.errors import ClusterError, ClusterTimeout, InputError
 from decnn_tvm.plan import Indices, Plan
-from decnn_tvm.runtime.engine import Counters, Link
-from decnn_tvm.runtime.executor import Executor
+from decnn_tvm.runtime.devices import Devices
 from decnn_tvm.runtime.fair_lock import FairLock
-from decnn_tvm.runtime.replay import Ledger
+from decnn_tvm.runtime.flight import Flight
 from decnn_tvm.runtime.samples import NanPolicy, check_policy, check_sample
 from decnn_tvm.runtime.statistics import (
     DeviceStats,
@@ -31,56 +29,14 @@ from decnn_tvm.runtime.statistics import (
 )
 from decnn_tvm.runtime.steps import check_host
 from decnn_tvm.runtime.tensors import Array
-from decnn_tvm.runtime.wire import ERROR, Message, WireError
-from decnn_tvm.transfers import HOST
 
 Sample: TypeAlias = "Array | Mapping[str, Array]"
 Result: TypeAlias = "Array | dict[str, Array]"
 
-logger = logging.getLogger(__name__)
-
 POLL = 0.05
 """Seconds between two looks at the devices while nothing comes."""
-FRUITLESS = 10
-"""New epochs on end without a result after which a session gives up."""
 
 STAGES: tuple[EventKind, ...] = ("compute",)
-
-
-class Devices(Protocol):
-    """What a session needs from the devices behind it."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """What messages call the devices, by rank."""
-
-    @property
-    def assignment(self) -> Sequence[Indices]:
-        """Channel groups by rank; none for a device that is lost or a spare."""
-
-    def look(self) -> str:
-        """Return why the devices need a new epoch, empty where they don't.
-
-        Cheap, and called often. Raises `ClusterError` where nothing can help.
-        """
-
-    def failed(self, rank: int, text: str) -> None:
-        """Take in what has stopped a device; raise `ClusterError` where nothing can help."""
-
-    def form(self, live: Sequence[int], next_sample: int) -> Link:
-        """Bring the devices into a new epoch; the samples `live` will be sent again."""
-
-    def add(self, address: str) -> None:
-        """Prepare another device for the next `form`."""
-
-    def explain(self, ranks: Sequence[int]) -> str:
-        """Return what is known about devices that do not answer."""
-
-    def status(self, rank: int) -> dict[str, Any]:
-        """Return a device's counters."""
-
-    def close(self) -> None:
-        """End the deployment on every device and free what it took."""
 
 
 class Session:
@@ -102,12 +58,8 @@ class Session:
         check_host(plan)
         self.plan = plan
         self._devices, self._timeout = devices, timeout
-        self._counters = Counters()
         self._lock = FairLock()
-        self._ledger = Ledger()
-        self._fruitless = 0
-        self._link = devices.form((), 0)
-        self._executor = Executor(plan, devices.assignment, HOST)
+        self._flight = Flight(plan, devices)
         self._failure: str | None = None
         self._closed = False
 
@@ -202,13 +154,14 @@ class Session:
         with self._lock:
             self._check_open()
             self._devices.add(address)
-            self._renew(f"a worker at {address} was added")
+            with self._whole_or_failed():
+                self._flight.renew(f"a worker at {address} was added")
 
     @property
     def sent_bytes(self) -> dict[str, int]:
         """Bytes that the coordinator sent, headers included, for each movement."""
         names = [str(movement) for movement in self.plan.movements]
-        return {names[i]: count for i, count in self._counters.sent_bytes.items()}
+        return {names[i]: count for i, count in self._flight.counters.sent_bytes.items()}
 
     @property
     def usable(self) -> bool:
@@ -255,20 +208,14 @@ class Session:
     def _drop(self, samples: Iterable[int]) -> None:
         """Forget samples; what still comes for them is ignored."""
         with self._lock:
-            for sample in samples:
-                self._executor.drop(sample)
-                self._ledger.drop(sample)
+            self._flight.drop(samples)
 
     def _submit(self, sample: Sample, policy: NanPolicy) -> int:
         inputs = check_sample(self.plan, sample, policy)
         with self._lock:
             self._check_open()
-            # A copy: the caller may reuse its array while the network still sends from it.
-            number = self._ledger.submit(inputs)
             with self._whole_or_failed():
-                self._executor.provide(number, self._ledger.inputs(number))
-                self._link.flush(self._executor, self._counters)
-            return number
+                return self._flight.submit(inputs)
 
     @contextlib.contextmanager
     def _whole_or_failed(self) -> Iterator[None]:
@@ -284,7 +231,7 @@ class Session:
         while True:
             with self._lock:
                 self._check_open()
-                result = self._result(sample)
+                result = self._flight.result(sample)
                 if result is not None:
                     return result if len(result) > 1 else result[self.plan.outputs[0]]
                 if self._pump():
@@ -292,58 +239,14 @@ class Session:
                 elif time.monotonic() > deadline:
                     self._time_out(sample)
 
-    def _result(self, sample: int) -> dict[str, Array] | None:
-        self._collect(sample)
-        result = self._ledger.take(sample)
-        if result is not None:
-            self._fruitless = 0
-        return result
-
-    def _collect(self, sample: int) -> None:
-        result = self._executor.take_result(sample)
-        if result is not None:
-            self._ledger.settle(sample, result)
-
     def _pump(self) -> bool:
         """Take in one message and look after the devices; return whether anything happened."""
+        message = self._flight.receive(POLL)
         with self._whole_or_failed():
-            try:
-                message = self._link.receive(POLL)
-                if message is not None:
-                    self._take(message)
-                reason = self._devices.look()
-            except WireError as error:
-                message, reason = None, str(error)
-            if reason:
-                self._renew(reason)
-        return message is not None or bool(reason)
-
-    def _take(self, message: Message) -> None:
-        if message.header.movement == ERROR:
-            text = b"".join(message.payload).decode(errors="replace")
-            self._devices.failed(message.header.source, text)
-        else:
-            self._executor.accept(message)
-
-    def _renew(self, reason: str) -> None:
-        """Go on in a new epoch; what is under way begins again from the copies of its inputs."""
-        self._fruitless += 1
-        if self._fruitless > FRUITLESS:
-            raise ClusterError(f"{FRUITLESS} new epochs gave no result. The last cause: {reason}.")
-        logger.warning("a new epoch: %s", reason)
-        for sample in self._ledger.under_way():
-            self._collect(sample)
-        live, next_sample = list(self._ledger.under_way()), self._ledger.next
-        self._link = self._devices.form(live, next_sample)
-        self._executor = Executor(
-            self.plan, self._devices.assignment, HOST, live=live, next_sample=next_sample
-        )
-        for sample in live:
-            self._executor.provide(sample, self._ledger.inputs(sample))
-        self._link.flush(self._executor, self._counters)
+            return self._flight.advance(message)
 
     def _time_out(self, sample: int) -> None:
-        missing = self._executor.missing(sample)
+        missing = self._flight.missing(sample)
         names = ", ".join(self._devices.names[rank] for rank in missing)
         self._failure = (
             f"sample {sample}: no result from {names} within {self._timeout:g} s. "

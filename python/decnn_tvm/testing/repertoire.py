@@ -34,7 +34,7 @@ def valid_message(session: Session, rng: random.Random) -> list[bytes]:
     """Return the frames of an input of this very session, for a sample far ahead."""
     value = session.plan.value(session.plan.inputs[0])
     payload = rng.randbytes(int(np.prod(value.shape)) * np.dtype(value.dtype).itemsize)
-    cluster = session._link.cluster  # nobody else knows it
+    cluster = session._flight._link.cluster  # nobody else knows it
     header = Header(cluster=cluster, epoch=0, sample=1 << 30, movement=0, source=-1)
     return [bytes(frame) for frame in encode(header, [payload])]
 
