@@ -33,6 +33,7 @@ def pair(clock: Clock) -> tuple[Watch, Watch]:
     worker, host = (Watch(Policy(), lambda: (5, 0.5), clock) for _ in range(2))
     worker.begin(header(0), [HOST, 1])
     host.begin(header(HOST), [0, 1])
+    worker.restart_counts()
     return worker, host
 
 
@@ -105,6 +106,8 @@ def test_older_epochs_do_not_count() -> None:
     assert not host.pulses() and host.short() == ()
     assert host.admit(message(0, epoch=1))  # the link drops and counts it
     worker.begin(header(0, epoch=2), [HOST, 1])
+    beat(worker, host, HOST)  # before the thread that sends has begun the epoch
+    assert host.pulses()[0].sent == 0
     worker.restart_counts()
     worker.wrote(HOST)
     beat(worker, host, HOST)

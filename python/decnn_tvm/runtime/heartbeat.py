@@ -77,10 +77,6 @@ class Pulse:
         )
 
 
-def _counted(pulse: Pulse, sent: int) -> Pulse:
-    return dataclasses.replace(pulse, sent=sent)
-
-
 @dataclass(slots=True)
 class _Epoch:
     """What one epoch's watch has seen; another one takes its place as a whole."""
@@ -119,6 +115,7 @@ class Watch:
         self._now = clock()
         self._epoch: _Epoch | None = None
         self._sent: dict[int, int] = {}
+        self._counted: _Epoch | None = None
 
     def begin(self, header: Header, peers: Iterable[int]) -> None:
         """Watch the peers of a new epoch; `header` is that of this rank's messages."""
@@ -126,7 +123,7 @@ class Watch:
 
     def restart_counts(self) -> None:
         """Count the messages that are sent from 0; called by the thread that sends."""
-        self._sent = {}
+        self._sent, self._counted = {}, self._epoch
 
     def wrote(self, target: int) -> None:
         """Count a message; called by the thread that sends."""
@@ -141,10 +138,12 @@ class Watch:
         silent, short = self.silent(), self.short()
         # A peer that has been silent for long gets nothing: what is sent to it would pile up.
         limit = self._now - 10 * self.policy.silence
+        # Between the beginning of an epoch and its first count, those are of the one before.
+        sent = self._sent if self._counted is epoch else {}
         pulse = Pulse(samples=samples, seconds=seconds, silent=silent, short=short)
         header = dataclasses.replace(epoch.header, movement=HEARTBEAT)
         return [
-            (rank, encode(header, [_counted(pulse, self._sent.get(rank, 0)).encode()]))
+            (rank, encode(header, [dataclasses.replace(pulse, sent=sent.get(rank, 0)).encode()]))
             for rank, heard in list(epoch.heard.items())
             if heard > limit
         ]
