@@ -25,9 +25,9 @@ test: lint ## check style and types, and run all tests but the slow ones
 test-slow: $(VENV)/test.stamp ## run the tests on full-size networks
 	$(BIN)/pytest -m slow
 
-bench: $(VENV)/bench.stamp ## compare with ONNX Runtime and ncnn; figures go to bench-out/
+bench: $(VENV)/bench.stamp ## compare with ONNX Runtime and ncnn, fuzz; figures go to bench-out/
 	mkdir -p bench-out
-	for name in single_device kernels tuning arm_code; do \
+	for name in single_device kernels tuning arm_code fuzz encryption; do \
 	  $(BIN)/python -m benchmarks.$$name --json bench-out/$$name.json || exit 1; \
 	done
 

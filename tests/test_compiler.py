@@ -120,3 +120,15 @@ def test_more_than_a_decoupled_network_has(decoupled, tmp_path, options, message
 def test_an_unknown_target(dense, tmp_path):
     with pytest.raises(CompileError, match="abacus"):
         compile_network(dense, tmp_path / "package", workers=1, targets=["abacus"])
+
+
+def test_a_decoupled_network_gets_a_library_for_every_share(decoupled, dense, tmp_path):
+    package = compile_network(decoupled, tmp_path / "halves")
+    (target,) = package.manifest.targets.values()
+    assert sorted(target.libraries) == [1, 2] and package.manifest.workers == 2
+    package = compile_network(decoupled, tmp_path / "one", workers=1, all_shares=False)
+    (target,) = package.manifest.targets.values()
+    assert sorted(target.libraries) == [2] and package.manifest.workers == 1
+    package = compile_network(dense, tmp_path / "dense", workers=2)
+    (target,) = package.manifest.targets.values()
+    assert sorted(target.libraries) == [1]

@@ -49,7 +49,7 @@ def package(tmp_path):
         features=("avx2",),
         libraries={1: "lib/groups1.so"},
     )
-    return write_manifest(path, _plan(), {"host": library}, [*names, "lib/groups1.so"])
+    return write_manifest(path, _plan(), {"host": library}, [*names, "lib/groups1.so"], workers=4)
 
 
 def test_what_was_written_is_read(package):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -163,8 +164,19 @@ def test_inputs_gathers_and_sums():
     assert [(t.source, t.target, t.reduce) for t in summed] == [(0, HOST, True), (1, HOST, True)]
 
 
-@pytest.mark.parametrize("assignment", [[(0, 1)], [(0, 1, 2, 3), ()], [(0, 1), (1, 2, 3)]])
+@pytest.mark.parametrize("assignment", [[(0, 1)], [(0, 1, 2), ()], [(0, 1), (1, 2, 3)]])
 def test_wrong_assignments(assignment):
     with pytest.raises(PartitionError, match="4 channel groups"):
         check_assignment(PLAN, assignment)
     check_assignment(PLAN, [(2, 0), (1,), (3,)])
+
+
+def test_a_device_without_groups_takes_no_part():
+    for movement in PLAN.movements:
+        three = transfers(PLAN, movement, [(0, 1), (), (2, 3)])
+        two = transfers(PLAN, movement, [(0, 1), (2, 3)])
+        ranks = {HOST: HOST, 0: 0, 1: 2}
+        moved = [
+            dataclasses.replace(t, source=ranks[t.source], target=ranks[t.target]) for t in two
+        ]
+        assert three == moved

@@ -52,7 +52,7 @@ def compile_network(
     *,
     workers: int | None = None,
     shares: Sequence[int] | None = None,
-    all_shares: bool = False,
+    all_shares: bool | None = None,
     targets: Sequence[TargetLike] = ("host",),
     cores: int | None = None,
     wire: str = "float32",
@@ -74,8 +74,10 @@ def compile_network(
         the number of channel groups of a decoupled network.
     shares : sequence of int, optional
         Channel groups per device, such as ``(2, 1, 1)`` where the first one is twice as fast.
-    all_shares : bool
-        Hold a library for every number of groups, so that devices can be added or lost later.
+    all_shares : bool, optional
+        Hold a library for every number of groups, so that devices can be added or lost while
+        samples stream. By default so for a decoupled network, whose libraries are small; a dense
+        one that is to survive the loss of a device needs it too.
     targets : sequence of str or dict
         What to compile for; see `decnn_tvm.targets.resolve_target`.
     cores : int, optional
@@ -107,7 +109,7 @@ def compile_network(
     """
     path = Path(out)
     _check_replaceable(path)
-    _, counts = _group_counts(network, workers, shares, all_shares)
+    devices, _, counts = _group_counts(network, workers, shares, all_shares)
     resolved = _by_folder([resolve_target(target, cores=cores) for target in targets])
     own = [] if records is None else [_read_records(records)]
     measured = {
@@ -117,10 +119,11 @@ def compile_network(
     report = _Reporter(progress, 2 + len(resolved) * len(counts))
     report.step("placement")
     split = split_network(network, workers, shares, all_shares, wire)
+    winograd = uses_winograd(network, winograd)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / "package"
-        _write(draft, split, resolved, measured, uses_winograd(network, winograd), report)
+        _write(draft, split, resolved, measured, winograd, report, devices)
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
@@ -131,7 +134,7 @@ def split_network(
     network: Network,
     workers: int | None,
     shares: Sequence[int] | None,
-    all_shares: bool,
+    all_shares: bool | None,
     wire: str,
 ) -> dict[int, tvm.IRModule]:
     """Return the stages for each number of channel groups on a device.
@@ -143,7 +146,7 @@ def split_network(
     PartitionError
         The network can't be split so.
     """
-    groups, counts = _group_counts(network, workers, shares, all_shares)
+    _, groups, counts = _group_counts(network, workers, shares, all_shares)
     spread = tvm.transform.Sequential(spreading_passes(groups))(network.module)
     return {count: _split(spread, count, wire, network.name) for count in counts}
 
@@ -172,6 +175,7 @@ def _write(
     measured: Mapping[str, Sequence[Records]],
     winograd: bool,
     report: _Reporter,
+    workers: int,
 ) -> None:
     """Write a package from the stages for each number of groups on a device."""
     first = next(iter(split.values()))
@@ -194,7 +198,7 @@ def _write(
         libraries[folder] = _target_libraries(target, paths)
         names += paths.values()
     report.step("package")
-    write_manifest(draft, plan, libraries, names)
+    write_manifest(draft, plan, libraries, names, workers=workers)
 
 
 def _read_records(folder: Path | str) -> Records:
@@ -238,9 +242,9 @@ def _by_folder(targets: Sequence[CpuTarget]) -> dict[str, CpuTarget]:
 
 
 def _group_counts(
-    network: Network, workers: int | None, shares: Sequence[int] | None, all_shares: bool
-) -> tuple[int, list[int]]:
-    """Return the number of channel groups, and the distinct numbers of them on a device."""
+    network: Network, workers: int | None, shares: Sequence[int] | None, all_shares: bool | None
+) -> tuple[int, int, list[int]]:
+    """Return the numbers of devices and of channel groups, and those on a device to compile for."""
     own = network.groups
     if shares is not None and workers not in (None, len(shares)):
         raise PartitionError(
@@ -270,7 +274,8 @@ def _group_counts(
             f"{network.name!r} has G={groups} channel groups, but shares {list(chosen)} add up to "
             f"{sum(chosen)}. Make them add up to {groups}."
         )
-    return groups, list(range(1, groups + 1)) if all_shares else sorted(set(chosen))
+    every = own is not None if all_shares is None else all_shares
+    return count, groups, list(range(1, groups + 1)) if every else sorted(set(chosen))
 
 
 def _check_replaceable(path: Path) -> None:

@@ -12,7 +12,8 @@
     ├── RecordsError      tuning records: none there, damaged, can't be written
     ├── InputError        a sample of the wrong shape, dtype or content
     └── ClusterError      workers: unreachable, refused, died
-        └── ClusterTimeout    a wait that ran out
+        ├── ClusterTimeout    a wait that ran out
+        └── MemoryShortage    a worker's memory does not hold its channel groups
 
 A message names the object, what was expected, what came, and the remedy.
 """
@@ -58,3 +59,7 @@ class ClusterError(DecnnError):
 
 class ClusterTimeout(ClusterError):
     """A bounded wait on a worker ran out."""
+
+
+class MemoryShortage(ClusterError):
+    """A worker's memory does not hold its channel groups."""

@@ -30,6 +30,7 @@ from decnn_tvm.plan import Indices, Plan
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_KEYS = ("format", "versions", "targets", "files", "workers", "plan")
 VERSIONED = ("decnn-tvm", "apache-tvm", "apache-tvm-ffi")
 
 Array = npt.NDArray[Any]
@@ -59,12 +60,13 @@ class TargetLibraries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The content of ``manifest.json``."""
+    """The content of ``manifest.json``; `workers` is how many devices it was compiled for."""
 
     plan: Plan
     targets: dict[str, TargetLibraries]
     versions: dict[str, str]
     files: dict[str, str]
+    workers: int
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -83,6 +85,7 @@ class Manifest:
             "versions": self.versions,
             "targets": targets,
             "files": self.files,
+            "workers": self.workers,
             "plan": self.plan.to_json(),
         }
 
@@ -99,7 +102,7 @@ class Manifest:
                 "Compile the package again with this version of decnn-tvm."
             )
         try:
-            if unknown := sorted({*data} - {"format", "versions", "targets", "files", "plan"}):
+            if unknown := sorted({*data} - set(_KEYS)):
                 raise KeyError(*unknown)
             targets = {
                 name: TargetLibraries(
@@ -112,11 +115,12 @@ class Manifest:
             }
             plan = Plan.from_json(data["plan"])
             versions, files = dict(data["versions"]), dict(data["files"])
+            workers = int(data["workers"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PackageError(
                 f"{MANIFEST}: damaged ({type(error).__name__}: {error}). Compile the package again."
             ) from error
-        return Manifest(plan=plan, targets=targets, versions=versions, files=files)
+        return Manifest(plan=plan, targets=targets, versions=versions, files=files, workers=workers)
 
 
 def versions() -> dict[str, str]:
@@ -234,7 +238,12 @@ def write_weights(path: Path, plan: Plan, weights: Mapping[str, Sequence[Array]]
 
 
 def write_manifest(
-    path: Path, plan: Plan, targets: dict[str, TargetLibraries], names: Sequence[str]
+    path: Path,
+    plan: Plan,
+    targets: dict[str, TargetLibraries],
+    names: Sequence[str],
+    *,
+    workers: int,
 ) -> Package:
     """Hash the files called `names`, write the manifest and open the package."""
     manifest = Manifest(
@@ -242,6 +251,7 @@ def write_manifest(
         targets=targets,
         versions=versions(),
         files={name: sha256(path / name) for name in names},
+        workers=workers,
     )
     (path / MANIFEST).write_text(json.dumps(manifest.to_json()))
     return Package(path)

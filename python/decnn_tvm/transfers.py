@@ -43,7 +43,7 @@ class Transfer:
 
 
 def check_assignment(plan: Plan, assignment: Sequence[Indices]) -> None:
-    """Check that every group has exactly one device and every device a group.
+    """Check that every group has exactly one device; a device without groups is a spare.
 
     Raises
     ------
@@ -51,12 +51,10 @@ def check_assignment(plan: Plan, assignment: Sequence[Indices]) -> None:
         Naming the groups, what was assigned, and the remedy.
     """
     assigned = sorted(group for groups in assignment for group in groups)
-    empty = [device for device, groups in enumerate(assignment) if not groups]
-    if assigned != list(range(plan.groups)) or empty:
+    if assigned != list(range(plan.groups)):
         raise PartitionError(
             f"assignment {list(assignment)} of {plan.model!r}: each of the {plan.groups} channel "
-            f"groups needs exactly one device and each device at least one group "
-            f"(devices without: {empty}). Use at most {plan.groups} devices."
+            "groups needs exactly one device."
         )
 
 
@@ -96,12 +94,13 @@ def _layouts(value: Value, axis: int, assignment: Sequence[Indices]) -> dict[int
         return {
             device: tuple(index for group in sorted(groups) for index in placement.groups[group])
             for device, groups in enumerate(assignment)
+            if groups
         }
     whole = tuple(range(value.shape[axis]))
     if isinstance(placement, Host):
         return {HOST: whole}
     assert isinstance(placement, Replicated | Partial)
-    return dict.fromkeys(range(len(assignment)), whole)
+    return {device: whole for device, groups in enumerate(assignment) if groups}
 
 
 _Positions = list[tuple[int, int]]

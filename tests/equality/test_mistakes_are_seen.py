@@ -114,7 +114,9 @@ def test_swapped_weights(tmp_path, package, inputs, reference) -> None:
     first.write_bytes(second.read_bytes())
     second.write_bytes(content)
     manifest = package.manifest
-    damaged = write_manifest(wrong, manifest.plan, manifest.targets, list(manifest.files))
+    damaged = write_manifest(
+        wrong, manifest.plan, manifest.targets, list(manifest.files), workers=4
+    )
     assert _is_seen(damaged, inputs, reference)
 
 

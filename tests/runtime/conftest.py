@@ -178,5 +178,5 @@ def hand_net(tmp_path_factory: pytest.TempPathFactory) -> HandNet:
         target=target, machine=platform.machine(), features=(), libraries=libraries
     )
     names += libraries.values()
-    package = write_manifest(path, plan, {"generic": generic}, names)
+    package = write_manifest(path, plan, {"generic": generic}, names, workers=4)
     return HandNet(package, weights)

@@ -50,7 +50,7 @@ def test_the_oldest_sample_goes_first() -> None:
     assert oldest_first([]) is None
 
 
-@pytest.mark.parametrize("assignment", [((0, 1), (2,)), ((0, 1, 2, 3), ()), ((0, 1), (1, 2, 3))])
+@pytest.mark.parametrize("assignment", [((0, 1), (2,)), ((0, 1, 2), ()), ((0, 1), (1, 2, 3))])
 def test_an_assignment_must_cover_the_groups_once(hand_net, assignment) -> None:
     with pytest.raises(PartitionError, match="exactly one device"):
         steps_of(hand_net.package.plan, assignment, 0)

@@ -20,7 +20,9 @@ from decnn_tvm.cli import compile as compile_command
 from decnn_tvm.cli import decouple as decouple_command
 from decnn_tvm.cli import demo as demo_command
 from decnn_tvm.cli import inspect as inspect_command
+from decnn_tvm.cli import keys as keys_command
 from decnn_tvm.cli import run as run_command
+from decnn_tvm.cli import status as status_command
 from decnn_tvm.cli import tune as tune_command
 from decnn_tvm.cli import worker as worker_command
 from decnn_tvm.errors import ClusterError, DecnnError
@@ -34,6 +36,8 @@ COMMANDS = (
     compile_command,
     run_command,
     worker_command,
+    keys_command,
+    status_command,
     demo_command,
 )
 

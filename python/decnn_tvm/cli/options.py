@@ -56,7 +56,10 @@ def add_split(parser: argparse.ArgumentParser) -> None:
         "--shares", type=positives, metavar="2,1,1", help="channel groups of each device"
     )
     parser.add_argument(
-        "--all-shares", action="store_true", help="hold code for any number of groups on a device"
+        "--all-shares",
+        action=argparse.BooleanOptionalAction,
+        help="hold code for any number of groups on a device, so that devices can come and go "
+        "(default: for decoupled models)",
     )
     parser.add_argument(
         "--cores",
@@ -82,6 +85,21 @@ def split_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_split` asked for, as `decnn_tvm.compile` and `decnn_tvm.tune` take it."""
     names = ("workers", "shares", "all_shares", "cores", "wire", "winograd")
     return {name: getattr(options, name) for name in names}
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Add how workers beyond loopback are reached."""
+    parser.add_argument(
+        "--keys",
+        metavar="DIR",
+        help="the coordinator's folder of those that `decnn keys` made; with local workers the "
+        "whole folder",
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="reach other machines without keys, in a network that you trust",
+    )
 
 
 def load_model(options: argparse.Namespace) -> Network:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
+    add_keys,
     numbers,
     positive,
+    positive_seconds,
     positives,
 )
 from decnn_tvm.cli.tables import print_devices, print_table, shape_text
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
     from decnn_tvm.cli.samples import Array, Sample
     from decnn_tvm.package import Package
     from decnn_tvm.runtime import Cluster, Session
+    from decnn_tvm.runtime.policy import Policy
     from decnn_tvm.runtime.statistics import DeviceStats
 
 EXAMPLE = """\
   decnn run resnet50.pkg --workers 4 --input cat.jpg dog.jpg
-  decnn run resnet50.pkg --connect 127.0.0.1:7000 127.0.0.1:7001 --input x.npy --output y.npz"""
+  decnn run resnet50.pkg --connect 127.0.0.1:7000 127.0.0.1:7001 --input x.npy --output y.npz
+  decnn run resnet50.pkg --connect 192.168.0.11:7000 --keys keys/coordinator --input cat.jpg"""
 
 TOP = 3
 """Largest values of an output that are shown."""
@@ -65,6 +69,20 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "--timeout", type=float, default=60.0, metavar="S", help="seconds that a wait may take (60)"
     )
     parser.add_argument(
+        "--silence",
+        type=positive_seconds,
+        default=1.0,
+        metavar="S",
+        help="seconds without a heartbeat after which the others take over a worker's part (1)",
+    )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=1,
+        metavar="N",
+        help="other workers that store the weights of a channel group, for a takeover (1)",
+    )
+    parser.add_argument(
         "--output", metavar="FILE.npz", help="write every output, stacked over the samples"
     )
     parser.add_argument(
@@ -80,6 +98,8 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--connect", nargs="+", metavar="HOST:PORT", help="workers that run already, by rank"
     )
+    add_keys(parser)
+    parser.add_argument("--host", metavar="ADDRESS", help="where workers send to (found by itself)")
     parser.add_argument(
         "--shares", type=positives, metavar="2,1,1", help="channel groups of each worker (even)"
     )
@@ -112,7 +132,9 @@ def execute(options: argparse.Namespace) -> None:
     package = Package(options.package)
     samples, names = _samples(options, package)
     with _cluster(options, package) as cluster:
-        session = cluster.deploy(package, shares=options.shares, target=options.target)
+        session = cluster.deploy(
+            package, shares=options.shares, target=options.target, policy=_policy(options)
+        )
         with session:
             outcome = _stream(session, samples, options)
             if options.trace:
@@ -123,6 +145,16 @@ def execute(options: argparse.Namespace) -> None:
         print(json.dumps(_json(outcome, names), indent=2))
     else:
         _show(outcome, names)
+
+
+def _policy(options: argparse.Namespace) -> Policy:
+    from decnn_tvm.runtime.policy import Policy
+
+    return Policy(
+        replicas=options.replicas,
+        silence=options.silence,
+        beat=min(Policy().beat, options.silence / 4),
+    )
 
 
 def _samples(options: argparse.Namespace, package: Package) -> tuple[Iterator[Sample], list[str]]:
@@ -145,26 +177,22 @@ def _cluster(options: argparse.Namespace, package: Package) -> Cluster:
 
     if options.connect:
         assign_groups(package.plan, len(options.connect), options.shares)
-        return Cluster.connect(options.connect, timeout=options.timeout)
+        return Cluster.connect(
+            options.connect,
+            host=options.host,
+            timeout=options.timeout,
+            keys=options.keys,
+            insecure=options.insecure,
+        )
     default = len(options.shares) if options.shares else default_workers(package)
     workers = options.workers or default
     assign_groups(package.plan, workers, options.shares)  # refuse before any process starts
-    return LocalCluster(workers, timeout=options.timeout)
+    return LocalCluster(workers, timeout=options.timeout, keys=options.keys)
 
 
 def default_workers(package: Package) -> int:
-    """Return the number of workers that a package was compiled for.
-
-    That is the one whose even shares need just the libraries that it holds.
-    """
-    from decnn_tvm.assignment import even_shares
-
-    groups = package.plan.groups
-    held = {count for t in package.manifest.targets.values() for count in t.libraries}
-    for workers in range(1, groups + 1):
-        if set(even_shares(groups, workers)) == held:
-            return workers
-    return groups // min(held)
+    """Return the number of workers that a package was compiled for."""
+    return package.manifest.workers
 
 
 def _stream(session: Session, samples: Iterator[Sample], options: argparse.Namespace) -> Outcome:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from decnn_tvm.runtime.statistics import DeviceStats
 
@@ -28,6 +29,13 @@ def print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, text: int = 1
 ) -> None:
     """Print a table; all but the first `text` columns are numbers, aligned to the right."""
+    console().print(make_table(title, columns, rows, text=text))
+
+
+def make_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, text: int = 1
+) -> Table:
+    """Return the table that `print_table` prints."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -37,7 +45,7 @@ def print_table(
         table.add_column(column, justify="left" if index < text else "right", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    console().print(table)
+    return table
 
 
 def shape_text(shape: Sequence[int]) -> str:

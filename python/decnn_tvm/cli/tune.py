@@ -29,7 +29,7 @@ EXAMPLE = """\
   decnn tune resnet50.onnx --workers 4 --records records/
   decnn compile resnet50.onnx -o resnet50.pkg --workers 4 --records records/
   decnn tune resnet50.onnx --workers 4 --records records/ \\
-    --target raspberry-pi/4b-aarch64 --tracker 192.168.0.10:9190 --key pi4"""
+    --target raspberry-pi/4b-aarch64 --tracker 127.0.0.1:9190 --key pi4"""
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -42,7 +42,8 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "Measure schedules of every distinct layer, on this machine or on boards that an RPC\n"
         "tracker knows, and keep them in a folder for `decnn compile --records`. What the folder\n"
         "holds is not measured again; Ctrl-C keeps what was measured. Tune with the options that\n"
-        "you compile with: they decide which layers there are.",
+        "you compile with: they decide which layers there are. TVM's RPC authenticates nobody:\n"
+        "reach boards through a tunnel, as docs/SECURITY.md shows.",
         EXAMPLE,
     )
     add_model(parser)

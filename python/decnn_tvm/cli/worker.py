@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 
 from decnn_tvm.cli.options import Commands, add_command, positive
 
 EXAMPLE = """\
   decnn worker --port 7000 &
   decnn worker --port 7001 &
-  decnn run resnet50.pkg --connect 127.0.0.1:7000 127.0.0.1:7001"""
+  decnn run resnet50.pkg --connect 127.0.0.1:7000 127.0.0.1:7001
+
+on a board, with the folder that `decnn keys` made for it:
+  decnn worker --host 192.168.0.11 --port 7000 --keys pi1"""
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -22,16 +26,33 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "worker",
         "serve one device until Ctrl-C",
         "Serve one device until Ctrl-C or SIGTERM. Prints its address as one line of JSON.\n"
-        "Whoever reaches the port can run code here, so only loopback is allowed, unless you pass\n"
-        "--insecure for a network that you trust.",
+        "A coordinator can run code here, so without keys only loopback is served. With --keys\n"
+        "the worker serves the coordinator that it trusts, nobody else, and all traffic is\n"
+        "encrypted; --insecure does without in a network that you trust.",
         EXAMPLE,
     )
     parser.add_argument("--host", default="127.0.0.1", help="interface to listen on (127.0.0.1)")
     parser.add_argument("--port", type=_port, default=0, help="control port (any free one)")
     parser.add_argument(
-        "--insecure", action="store_true", help="allow a host that other machines can reach"
+        "--keys", metavar="DIR", help="this worker's folder of those that `decnn keys` made"
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="serve everybody who reaches --host, the address of one interface, without keys",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="serve Prometheus metrics over plain HTTP, on loopback unless HOST is given",
     )
     parser.add_argument("--threads", type=positive, metavar="N", help="threads of the kernels")
+    parser.add_argument(
+        "--memory",
+        type=_size,
+        metavar="SIZE",
+        help="memory that the worker may take, such as 64M or 1.5G (what the machine has)",
+    )
     return parser
 
 
@@ -41,8 +62,19 @@ def execute(options: argparse.Namespace) -> None:
         os.environ["TVM_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
     from decnn_tvm.runtime.worker import main
 
-    insecure = ["--insecure"] if options.insecure else []
-    main(["--host", options.host, "--port", str(options.port), *insecure])
+    arguments = ["--host", options.host, "--port", str(options.port)]
+    for name in ("keys", "metrics", "memory"):
+        if value := getattr(options, name):
+            arguments += [f"--{name}", str(value)]
+    main([*arguments, *(["--insecure"] if options.insecure else [])])
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)i?B?", text)
+    size = int(float(found[1]) * 1024 ** " KMG".index(found[2] or " ")) if found else 0
+    if not size:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a size such as 64M or 1.5G")
+    return size
 
 
 def _port(text: str) -> int:

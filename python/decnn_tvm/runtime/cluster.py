@@ -3,30 +3,23 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import secrets
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from decnn_tvm.assignment import assign_groups
 from decnn_tvm.errors import ClusterError
-from decnn_tvm.package import MANIFEST, Package
-from decnn_tvm.plan import Indices
-from decnn_tvm.runtime.engine import Link
-from decnn_tvm.runtime.machine import choose_target
+from decnn_tvm.package import Package
+from decnn_tvm.runtime.credentials import Credentials
+from decnn_tvm.runtime.exposure import accept_all, accept_exposure, check_exposure, is_loopback
+from decnn_tvm.runtime.fleet import Fleet
+from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.session import Session
-from decnn_tvm.runtime.transport import ZmqTransport
-from decnn_tvm.transfers import HOST
-
-logger = logging.getLogger(__name__)
 
 TIMEOUT = 60.0
+PROBE_TIMEOUT = 2.0
+DEFAULT = Policy()
 
 
 class Cluster:
@@ -42,33 +35,77 @@ class Cluster:
         Interface of the coordinator's data plane.
     timeout : float
         Seconds that any wait for a worker may take.
+    credentials : Credentials, optional
+        Who we are and which workers we trust: both planes are then authenticated and encrypted.
+    insecure : bool
+        Do without them beyond loopback.
     """
 
-    def __init__(self, workers: Sequence[RemoteWorker], *, host: str, timeout: float) -> None:
+    def __init__(
+        self,
+        workers: Sequence[RemoteWorker],
+        *,
+        host: str,
+        timeout: float,
+        credentials: Credentials | None = None,
+        insecure: bool = False,
+    ) -> None:
+        check_exposure(host, keys=credentials is not None, insecure=insecure)
         self._workers, self._host, self._timeout = list(workers), host, timeout
+        self._credentials, self._insecure = credentials, insecure
         self._sessions: list[Session] = []
 
     @staticmethod
     def connect(
-        addresses: Sequence[str], *, host: str = "127.0.0.1", timeout: float = TIMEOUT
+        addresses: Sequence[str],
+        *,
+        host: str | None = None,
+        timeout: float = TIMEOUT,
+        keys: Path | str | None = None,
+        insecure: bool = False,
     ) -> Cluster:
         """Connect to workers at ``host:port`` addresses.
+
+        Parameters
+        ----------
+        addresses : sequence of str
+            By rank.
+        host : str, optional
+            Address of this machine that the workers send to; by default the one from which they
+            are reached, beyond loopback where one of them is.
+        timeout : float
+            Seconds that any wait for a worker may take.
+        keys : path, optional
+            The coordinator's folder of those that ``decnn keys`` made; both planes are then
+            authenticated and encrypted. Needed for any address beyond loopback.
+        insecure : bool
+            Do without keys in a network that you trust.
 
         Raises
         ------
         ClusterError
-            Naming the first address where no worker answers.
+            Naming the first address where no worker answers, or one with other keys.
+        InputError
+            An address beyond loopback with neither `keys` nor `insecure`, or the keys are damaged.
         """
+        credentials = None if keys is None else Credentials.load(keys)
         workers: list[RemoteWorker] = []
+        accept_all(addresses, keys=credentials is not None, insecure=insecure)
         try:
             for rank, address in enumerate(addresses):
-                workers.append(RemoteWorker(address, f"worker {rank} at {address}", timeout))
+                name = f"worker {rank} at {address}"
+                workers.append(RemoteWorker(address, name, timeout, credentials))
                 workers[-1].machine()
+            beyond = (w.own_host for w in workers if not is_loopback(w.own_host))
+            host = host or next(beyond, "127.0.0.1")
+            accept_exposure(host, keys=credentials is not None, insecure=insecure)
         except BaseException:
             for worker in workers:
                 worker.disconnect()
             raise
-        return Cluster(workers, host=host, timeout=timeout)
+        return Cluster(
+            workers, host=host, timeout=timeout, credentials=credentials, insecure=insecure
+        )
 
     @property
     def workers(self) -> tuple[RemoteWorker, ...]:
@@ -81,6 +118,7 @@ class Cluster:
         *,
         shares: Sequence[int] | None = None,
         target: str | None = None,
+        policy: Policy = DEFAULT,
     ) -> Session:
         """Send a package to the workers and start it there.
 
@@ -92,6 +130,8 @@ class Cluster:
             Channel groups per worker; as even as possible by default.
         target : str, optional
             Which of the package's targets to use; by default the first that fits each worker.
+        policy : Policy
+            When a worker counts as lost, and what happens then.
 
         Raises
         ------
@@ -99,32 +139,85 @@ class Cluster:
             There are more workers than channel groups, or the shares do not fit.
         PackageError
             The package is damaged or does not fit a worker's machine or versions.
+        MemoryShortage
+            The workers' memory does not hold all channel groups.
         ClusterError
             A worker is gone or busy, or a session of this cluster is still open.
         """
         self._make_room()
         package = package if isinstance(package, Package) else Package(package)
         assignment = assign_groups(package.plan, len(self._workers), shares)
-        manifest = package.manifest
-        targets = [choose_target(manifest, w.machine(), w.name, target) for w in self._workers]
-        pairs = list(zip(targets, assignment, strict=True))
-        package.verify(sorted({n for t, groups in pairs for n in package.files_for(t, groups)}))
-        transport = ZmqTransport(self._host)
-        deployed = _Deployed(self, transport)
+        for rank in range(len(self._workers)):
+            if self.cause(rank) and policy.rejoin:
+                self.revive(rank)
+        fleet = Fleet(
+            self,
+            package,
+            self._host,
+            policy,
+            assignment,
+            fixed=shares is not None,
+            target=target,
+        )
         try:
-            session = self._start(package, assignment, targets, transport, deployed)
+            fleet.enlist()
+            session = Session(package.plan, fleet, self._timeout)
         except BaseException:
             # An interrupt must not leave half a deployment on the workers.
-            deployed.close()
+            fleet.close()
             raise
         self._sessions.append(session)
         return session
 
-    def check(self) -> None:
-        """Raise `ClusterError` where a worker is gone."""
+    def cause(self, rank: int) -> str:
+        """Return why a worker is gone, empty where it is there."""
+        return f"is gone. {self.explain([rank])}".strip() if self._workers[rank].gone() else ""
+
+    def revive(self, rank: int) -> RemoteWorker:
+        """Connect to a lost worker again.
+
+        Raises
+        ------
+        ClusterError
+            Nobody answers at its address.
+        """
+        lost = self._workers[rank]
+        # One that is frozen takes a connection and says nothing.
+        probe = self._dial(lost.address, lost.name, min(PROBE_TIMEOUT, self._timeout))
+        try:
+            probe.machine()
+        finally:
+            probe.disconnect()
+        self._workers[rank] = self._dial(lost.address, lost.name, self._timeout)
+        return self._workers[rank]
+
+    def admit(self, address: str) -> int:
+        """Connect to a worker and return its rank, the old one where the address is known."""
         for rank, worker in enumerate(self._workers):
-            if worker.gone():
-                raise ClusterError(f"{worker.name} is gone. {self.explain([rank])}".strip())
+            if worker.address == address:
+                if self.cause(rank):
+                    self.revive(rank)
+                return rank
+        rank = len(self._workers)
+        self._workers.append(self._dial(address, f"worker {rank} at {address}", self._timeout))
+        return rank
+
+    def route(self, source: int, target: int, address: str) -> str:
+        """Return the address by which one rank reaches another's data plane.
+
+        The same for everybody, unless a tunnel or a proxy stands between them.
+        """
+        return address
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether both planes run with keys."""
+        return self._credentials is not None
+
+    def _dial(self, address: str, name: str, timeout: float) -> RemoteWorker:
+        """Connect to a worker as the others were connected to."""
+        accept_all([address], keys=self.encrypted, insecure=self._insecure)
+        return RemoteWorker(address, name, timeout, self._credentials)
 
     def explain(self, ranks: Sequence[int]) -> str:
         """Return what is known about workers that do not answer."""
@@ -159,96 +252,3 @@ class Cluster:
                 f"a session of {self._sessions[0].plan.model!r} is open on these workers. "
                 "Close it first."
             )
-
-    def _start(
-        self,
-        package: Package,
-        assignment: Sequence[Indices],
-        targets: Sequence[str],
-        transport: ZmqTransport,
-        deployed: _Deployed,
-    ) -> Session:
-        ports = self._each(lambda rank, worker: worker.call("open"))
-        addresses = {
-            r: f"{w.host}:{port}"
-            for r, (w, port) in enumerate(zip(self._workers, ports, strict=True))
-        }
-        request = {
-            "assignment": assignment,
-            "addresses": {**addresses, HOST: f"{self._host}:{transport.port}"},
-            "cluster": secrets.token_hex(16),
-            "epoch": 0,
-        }
-
-        cancelled = threading.Event()
-
-        def start(rank: int, worker: RemoteWorker) -> None:
-            for name in [MANIFEST, *package.files_for(targets[rank], assignment[rank])]:
-                worker.upload(package.path, name, cancelled)
-            own = {**request, "rank": rank, "target": targets[rank]}
-            worker.call("start", json.dumps(own))
-
-        self._each(start, cancelled)
-        transport.connect(addresses)
-        link = Link(transport, bytes.fromhex(str(request["cluster"])), 0, HOST)
-        return Session(package.plan, assignment, link, deployed, self._timeout)
-
-    def _each(
-        self,
-        action: Callable[[int, RemoteWorker], Any],
-        cancelled: threading.Event | None = None,
-    ) -> list[Any]:
-        """Do something with all workers at once; a worker that is gone is named with its cause.
-
-        Where one fails, or on an interrupt, `cancelled` tells the others to end early.
-        """
-        try:
-            with ThreadPoolExecutor(len(self._workers)) as pool:
-                try:
-                    return list(pool.map(action, range(len(self._workers)), self._workers))
-                except BaseException:
-                    if cancelled is not None:
-                        cancelled.set()
-                    raise
-        except ClusterError:
-            self.check()
-            raise
-
-
-class _Deployed:
-    """The `decnn_tvm.runtime.session.Devices` of one deployment."""
-
-    def __init__(self, cluster: Cluster, transport: ZmqTransport) -> None:
-        self._cluster, self._transport = cluster, transport
-        self.names = [worker.name for worker in cluster.workers]
-
-    def check(self) -> None:
-        """Raise `ClusterError` where a worker is gone."""
-        self._cluster.check()
-
-    def explain(self, ranks: Sequence[int]) -> str:
-        """Return what is known about workers that do not answer."""
-        return self._cluster.explain(ranks)
-
-    def status(self, rank: int) -> dict[str, Any]:
-        """Return a worker's counters."""
-        status: dict[str, Any] = self._cluster.workers[rank].call("status")
-        return status
-
-    def close(self) -> None:
-        """End the deployment on every worker that still answers, all at once."""
-        workers = self._cluster.workers
-        try:
-            with ThreadPoolExecutor(len(workers)) as pool:
-                list(pool.map(_end_session, workers))
-        finally:
-            self._transport.close()
-
-
-def _end_session(worker: RemoteWorker) -> None:
-    if worker.gone():
-        return
-    try:
-        worker.end_session()
-    except ClusterError as error:
-        logger.warning("a session was not closed in order: %s", error)

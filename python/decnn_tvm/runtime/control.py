@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,11 @@ from typing import Any
 import rpyc
 
 from decnn_tvm.errors import ClusterError, DecnnError
-from decnn_tvm.runtime.deployment import Deployment, StartRequest
-from decnn_tvm.runtime.machine import memory, this_machine
+from decnn_tvm.runtime.deployment import Deployment, Guard, StartRequest
+from decnn_tvm.runtime.machine import available, memory, this_machine
+from decnn_tvm.runtime.observation import Observation
+from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.wire import MAX_ERROR, MAX_PAYLOAD
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +61,15 @@ def keep_alive(sock: socket.socket) -> None:
 
 def _answer(method: Callable[..., Any]) -> Callable[..., str]:
     """Make a method answer JSON: its result, or the error it raised."""
+    signature = inspect.signature(method)
 
     @functools.wraps(method)
     def answered(self: Any, *args: Any) -> str:
         try:
+            try:
+                signature.bind(self, *args)
+            except TypeError as error:
+                raise ClusterError(f"{error}. Install the same decnn-tvm everywhere.") from error
             return json.dumps({"result": method(self, *args)})
         except DecnnError as error:
             return json.dumps({"error": type(error).__name__, "message": str(error)})
@@ -71,28 +81,65 @@ def _answer(method: Callable[..., Any]) -> Callable[..., str]:
     return answered
 
 
+def _expect(value: object, kind: type) -> None:
+    if type(value) is not kind:
+        raise ClusterError(
+            f"an argument is {type(value).__name__}; expected {kind.__name__}. Install the same "
+            "decnn-tvm everywhere."
+        )
+
+
+def _parsed(request: str) -> Any:
+    try:
+        return json.loads(request)
+    except (ValueError, RecursionError) as error:
+        raise ClusterError(f"start: the request is no JSON ({error}).") from error
+
+
 class WorkerState:
     """What the connections to one worker share: its one deployment.
 
-    Memory of a deployment counts from what the process takes when this is made.
+    Memory of a deployment counts from what the process takes when this is made; `limit` is what
+    the whole process may take.
     """
 
-    def __init__(self, folder: Path, host: str, stop_timeout: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        host: str,
+        stop_timeout: float,
+        limit: int | None = None,
+        *,
+        encrypt: bool = False,
+    ) -> None:
         self.folder, self.host, self.stop_timeout = folder, host, stop_timeout
+        self.limit, self.encrypt = limit, encrypt
         self.idle_bytes = memory().resident
         self.lock = threading.Lock()
         self.deployment: Deployment | None = None
         self.owner: object = None
+        self.refused_clients: Callable[[], int] = lambda: 0
         self._count = 0
 
-    def open(self, owner: object) -> Deployment:
+    @property
+    def capacity(self) -> int:
+        """Bytes that a deployment may take: of the limit, or else of what the machine has."""
+        free = available()
+        return free if self.limit is None else min(free, max(0, self.limit - self.idle_bytes))
+
+    def open(
+        self, owner: object, policy: Policy, cluster: bytes | None, max_payload: int
+    ) -> Deployment:
         """Make a deployment for `owner`; refuse where another has one."""
+        guard = Guard(cluster=cluster, max_payload=max_payload, encrypt=self.encrypt)
         with self.lock:
             if self.deployment is not None:
                 raise ClusterError("busy with another session. Close that one first.")
             self._count += 1
             folder = self.folder / f"session{self._count}"
-            self.deployment = Deployment(folder, self.host, self.idle_bytes)
+            self.deployment = Deployment(
+                folder, self.host, self.idle_bytes, policy, self.limit, guard
+            )
             self.owner = owner
             return self.deployment
 
@@ -103,6 +150,24 @@ class WorkerState:
                 return True
             deployment, self.deployment, self.owner = self.deployment, None, None
             return deployment.close(self.stop_timeout)
+
+    def observe(self) -> Observation:
+        """Return what anybody who may connect can see; waits for nothing."""
+        deployment = self.deployment
+        return Observation(
+            at=time.monotonic(),
+            session=self._count,
+            resident_bytes=memory().resident,
+            refused_clients=self.refused_clients(),
+            **({"state": "idle"} if deployment is None else deployment.observe()),
+        )
+
+    def close_orphan(self) -> None:
+        """End the deployment if its coordinator has been silent for too long."""
+        deployment, owner = self.deployment, self.owner
+        if deployment is not None and deployment.orphaned:
+            logger.error("the coordinator is silent: its session ends")
+            self.close(owner)
 
     def shut_down(self) -> None:
         """End whatever runs, before the process ends."""
@@ -121,6 +186,9 @@ class ControlService(rpyc.Service):  # type: ignore[misc]
     def __init__(self, state: WorkerState) -> None:
         super().__init__()
         self._state = state
+        # rpyc keeps every object that it has handed out, and a bound method is a new one each time.
+        for name in [n for n in dir(type(self)) if n.startswith("exposed_")]:
+            setattr(self, name, getattr(self, name))
 
     def on_disconnect(self, conn: Any) -> None:
         """End what the coordinator that went away had started."""
@@ -137,24 +205,51 @@ class ControlService(rpyc.Service):  # type: ignore[misc]
         return sorted(name for name, module in list(sys.modules.items()) if module is not None)
 
     @_answer
-    def exposed_open(self) -> int:
-        """Open a session; return the port of its data plane."""
-        return self._state.open(self).transport.port
+    def exposed_capacity(self) -> int:
+        """Return the bytes that a session may take here."""
+        return self._state.capacity
+
+    @_answer
+    def exposed_open(
+        self, policy: str = "{}", cluster: str = "", max_payload: int = MAX_PAYLOAD
+    ) -> str:
+        """Open a session; return its data plane's port, and its key where there are keys."""
+        _expect(policy, str)
+        _expect(cluster, str)
+        _expect(max_payload, int)
+        try:
+            name, patience = bytes.fromhex(cluster) or None, Policy(**json.loads(policy))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ClusterError(
+                f"open: no such policy or cluster ({error}). Install the same decnn-tvm everywhere."
+            ) from error
+        deployment = self._state.open(self, patience, name, max(MAX_ERROR, max_payload))
+        return deployment.transport.locator
 
     @_answer
     def exposed_upload(self, name: str, offset: int, data: bytes) -> None:
         """Take a piece of a file of the package."""
+        _expect(name, str)
+        _expect(offset, int)
+        _expect(data, bytes)
         self._state.of(self).upload(name, offset, data)
 
     @_answer
     def exposed_start(self, request: str) -> None:
         """Load the package and start computing."""
-        self._state.of(self).start(StartRequest.from_json(json.loads(request)))
+        _expect(request, str)
+        deployment = self._state.of(self)
+        deployment.start(StartRequest.from_json(_parsed(request)))
 
     @_answer
     def exposed_status(self) -> dict[str, Any]:
         """Return counters, memory and timeline."""
         return self._state.of(self).status()
+
+    @_answer
+    def exposed_observe(self) -> dict[str, Any]:
+        """Return state, progress, memory and traffic, whoever's session it is."""
+        return self._state.observe().to_json()
 
     @_answer
     def exposed_close(self) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from decnn_tvm.runtime import log_context
 from decnn_tvm.runtime.executor import Executor, Outgoing, StageRunner
 from decnn_tvm.runtime.transport import Transport
 from decnn_tvm.runtime.wire import (
@@ -60,18 +61,23 @@ class Interval:
 
 @dataclass(slots=True)
 class Counters:
-    """What a rank did: seconds, samples, and bytes sent (headers included) per movement."""
+    """What a rank did: seconds, samples, and bytes sent (headers included) per movement.
+
+    `seconds` has the total of every kind of interval.
+    """
 
     compute_seconds: float = 0.0
     wait_seconds: float = 0.0
     samples: int = 0
     sent_bytes: dict[int, int] = field(default_factory=dict)
     timeline: deque[Interval] = field(default_factory=lambda: deque(maxlen=TIMELINE))
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def note(self, kind: str, sample: int, what: str, start: float) -> float:
         """Append an interval that ends now to the timeline; return its seconds."""
         end = time.monotonic()
         self.timeline.append(Interval(kind, sample, what, start, end))
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + end - start
         return end - start
 
 
@@ -82,6 +88,16 @@ class Link:
         self._transport, self._epoch = transport, epoch
         self._header = Header(cluster=cluster, epoch=epoch, sample=0, movement=0, source=rank)
         self.stale = 0
+
+    @property
+    def cluster(self) -> bytes:
+        """The id of the deployment."""
+        return self._header.cluster
+
+    @staticmethod
+    def of(transport: Transport, header: Header) -> Link:
+        """Return the link of a rank whose messages have this header."""
+        return Link(transport, header.cluster, header.epoch, header.source)
 
     def send(self, sample: int, movement: int, target: int, payload: Sequence[Buffer]) -> None:
         """Send a message."""
@@ -107,17 +123,16 @@ class Link:
         Raises
         ------
         WireError
-            What came is damaged, or from another cluster or a later epoch.
+            A message could not be sent, or one of a later epoch came.
         """
         while (message := self._transport.receive(timeout)) is not None:
             if isinstance(message, WireError):
                 raise message
             header = message.header
-            if header.cluster != self._header.cluster:
-                raise WireError(f"a message of another cluster came from {header.source}")
-            if header.epoch > self._epoch:
+            ours = header.cluster == self._header.cluster
+            if ours and header.epoch > self._epoch:
                 raise WireError(f"epoch {header.epoch}; this deployment is {self._epoch}")
-            if header.epoch == self._epoch:
+            if ours and header.epoch == self._epoch:
                 return message
             self.stale += 1
         return None
@@ -134,10 +149,19 @@ class Engine:
         Runs a stage, such as a `decnn_tvm.runtime.library.StageLibrary`.
     link : Link
         Its end of the network.
+    counters : Counters, optional
+        Where to go on counting; from nothing by default.
     """
 
-    def __init__(self, executor: Executor, runner: StageRunner, link: Link) -> None:
-        self.executor, self.counters = executor, Counters()
+    def __init__(
+        self,
+        executor: Executor,
+        runner: StageRunner,
+        link: Link,
+        counters: Counters | None = None,
+    ) -> None:
+        self.executor = executor
+        self.counters = Counters() if counters is None else counters
         self._runner, self._link = runner, link
         self.failure: str | None = None
 
@@ -170,17 +194,7 @@ class Engine:
 
     def status(self) -> dict[str, Any]:
         """Return what this device did, as JSON data."""
-        counters = self.counters
-        return {
-            "weight_bytes": getattr(self._runner, "weight_bytes", 0),
-            "peak_bytes": 0,
-            "sent_bytes": {str(i): count for i, count in list(counters.sent_bytes.items())},
-            "compute_seconds": counters.compute_seconds,
-            "wait_seconds": counters.wait_seconds,
-            "samples": counters.samples,
-            "failure": self.failure,
-            "timeline": [dataclasses.astuple(i) for i in list(counters.timeline)],
-        }
+        return device_status(self.counters, self._runner, self)
 
     def _take_in(self) -> bool:
         busy = False
@@ -208,9 +222,25 @@ class Engine:
 
     def _run(self, sample: int, stage_index: int) -> None:
         stage = self.executor.plan.stages[stage_index]
+        log_context.enter(self.executor.rank, sample, stage.function)
         start = time.monotonic()
         self.executor.run(sample, stage_index, self._runner)
         self.counters.compute_seconds += self.counters.note(
             "compute", sample, stage.function, start
         )
+        log_context.leave()
         self.counters.samples += stage_index == len(self.executor.plan.stages) - 1
+
+
+def device_status(counters: Counters, runner: object, engine: Engine | None) -> dict[str, Any]:
+    """Return what a device did, as JSON data; one without channel groups has no engine."""
+    return {
+        "weight_bytes": getattr(runner, "weight_bytes", 0),
+        "peak_bytes": 0,
+        "sent_bytes": {str(i): count for i, count in list(counters.sent_bytes.items())},
+        "compute_seconds": counters.compute_seconds,
+        "wait_seconds": counters.wait_seconds,
+        "samples": counters.samples,
+        "failure": None if engine is None else engine.failure,
+        "timeline": [dataclasses.astuple(i) for i in list(counters.timeline)],
+    }

@@ -59,6 +59,10 @@ class Executor:
         Channel groups of each device.
     rank : int
         This device, or `HOST`.
+    live : sequence of int
+        Samples below `next_sample` that are under way: a new epoch replays them.
+    next_sample : int
+        Samples below count as done, but for those in `live`.
 
     Raises
     ------
@@ -66,7 +70,15 @@ class Executor:
         The plan is inconsistent (a value nobody produces, a transfer that cuts a block).
     """
 
-    def __init__(self, plan: Plan, assignment: Sequence[Indices], rank: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        assignment: Sequence[Indices],
+        rank: int,
+        *,
+        live: Sequence[int] = (),
+        next_sample: int = 0,
+    ) -> None:
         self.plan, self.rank = plan, rank
         self.steps = steps_of(plan, assignment, rank)
         self.moves = {move.index: move for move in moves_of(plan, assignment, rank)}
@@ -92,9 +104,9 @@ class Executor:
         ]
         self._samples: dict[int, _Sample] = {}
         self._outbox: list[Outgoing] = []
-        self._next_sample = 0
-        self._closed_below = 0
-        self._closed: set[int] = set()
+        self._next_sample = next_sample
+        self._closed_below = min(live, default=next_sample)
+        self._closed = set(range(self._closed_below, next_sample)) - {*live}
 
     @property
     def open_samples(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from decnn_tvm.assignment import assign_groups
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.package import Package
-from decnn_tvm.plan import Plan
+from decnn_tvm.plan import Indices, Plan
 from decnn_tvm.runtime.engine import Engine, Link
 from decnn_tvm.runtime.executor import Executor, StageRunner
 from decnn_tvm.runtime.library import StageLibrary
@@ -76,9 +76,7 @@ class InProcessCluster:
             )
             for rank in range(self._count)
         ]
-        transport = _SteppingTransport(network, engines)
-        link = Link(transport, _CLUSTER, 0, HOST)
-        session = Session(plan, assignment, link, _Local(engines), timeout=60.0)
+        session = Session(plan, _Local(network, engines, assignment), timeout=60.0)
         self._sessions.append(session)
         return session
 
@@ -126,14 +124,31 @@ class _SteppingTransport:
 
 
 class _Local:
-    """The `decnn_tvm.runtime.session.Devices` of an `InProcessCluster`."""
+    """The `decnn_tvm.runtime.devices.Devices` of an `InProcessCluster`."""
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
-        self._engines = engines
+    def __init__(
+        self, network: MemoryNetwork, engines: Sequence[Engine], assignment: Sequence[Indices]
+    ) -> None:
+        self._network, self._engines, self.assignment = network, engines, assignment
         self.names = [f"device {rank}" for rank in range(len(engines))]
 
-    def check(self) -> None:
-        """Do nothing: these devices live as long as this process."""
+    def look(self) -> str:
+        """Return nothing: these devices live as long as this process."""
+        return ""
+
+    def failed(self, rank: int, text: str) -> None:
+        """Raise: what stops one device here stops them all."""
+        raise ClusterError(f"{self.names[rank]} failed: {text}")
+
+    def form(self, live: Sequence[int], next_sample: int) -> Link:
+        """Return the coordinator's link; there is one epoch alone."""
+        if next_sample:
+            raise ClusterError("devices in this process are never formed anew. Deploy again.")
+        return Link(_SteppingTransport(self._network, self._engines), _CLUSTER, 0, HOST)
+
+    def add(self, address: str) -> None:
+        """Refuse: there are no workers here."""
+        raise ClusterError(f"{address}: devices in this process take in no worker.")
 
     def explain(self, ranks: Sequence[int]) -> str:
         """Return nothing: an error surfaces where it is raised."""

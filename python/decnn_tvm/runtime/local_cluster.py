@@ -19,6 +19,7 @@ from pathlib import Path
 
 from decnn_tvm.errors import ClusterError, ClusterTimeout
 from decnn_tvm.runtime.cluster import TIMEOUT, Cluster
+from decnn_tvm.runtime.credentials import Credentials, cluster_folders
 from decnn_tvm.runtime.machine import cores
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 
@@ -43,6 +44,13 @@ class LocalCluster(Cluster):
     threads : int, optional
         Threads of each worker's kernels; by default the cores divided by `count`, at least 1.
         NumPy's own libraries get one: a worker computes nothing with them.
+    keys : path, optional
+        A folder that ``decnn keys`` made: both planes are then authenticated and encrypted, as
+        between machines. The workers take the identities in it in turn.
+    restart : bool
+        Whether a worker process that has ended is started again for the session that lost it.
+    memory : int, optional
+        Bytes that each worker process may take; by default what the machine has.
 
     Raises
     ------
@@ -50,21 +58,36 @@ class LocalCluster(Cluster):
         A worker did not start; shows what it wrote.
     """
 
-    def __init__(self, count: int, *, timeout: float = TIMEOUT, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        timeout: float = TIMEOUT,
+        threads: int | None = None,
+        keys: Path | str | None = None,
+        restart: bool = True,
+        memory: int | None = None,
+    ) -> None:
         if count < 1:
             raise ClusterError(f"{count} workers: expected at least 1.")
         if threads is not None and threads < 1:
             raise ClusterError(f"threads={threads}: expected at least 1.")
-        super().__init__([], host=HOST, timeout=timeout)
+        self._identities: tuple[Path, ...] = ()
+        own = None
+        if keys is not None:
+            own, self._identities = cluster_folders(keys)
+        credentials = None if own is None else Credentials.load(own)
+        super().__init__([], host=HOST, timeout=timeout, credentials=credentials)
         self._folder = Path(tempfile.mkdtemp(prefix="decnn-cluster-"))
         self._processes: list[subprocess.Popen[bytes]] = []
         self._end = weakref.finalize(
             self, _end, self._processes, self._workers, self._folder, min(STOP_TIMEOUT, timeout)
         )
         try:
-            share = threads or max(1, cores() // count)
+            self._threads, self._restart = threads or max(1, cores() // count), restart
+            self._memory = memory
             for rank in range(count):
-                self._processes.append(_spawn(self._folder, rank, share))
+                self._processes.append(self._spawn(rank))
             for rank in range(count):
                 self._workers.append(self._greet(rank))
         except BaseException:
@@ -76,14 +99,24 @@ class LocalCluster(Cluster):
         """The process ids of the workers, by rank."""
         return tuple(process.pid for process in self._processes)
 
-    def check(self) -> None:
-        """Raise `ClusterError` where a worker has died, with what it wrote last."""
-        for rank, process in enumerate(self._processes):
+    def cause(self, rank: int) -> str:
+        """Return how a worker has ended, with what it wrote last; empty where it is there."""
+        if rank < len(self._processes):
+            process = self._processes[rank]
             if process.poll() is not None:
-                name = self._workers[rank].name if rank < len(self._workers) else f"worker {rank}"
-                how = _how_it_ended(process.returncode)
-                raise ClusterError(f"{name} {how}. {self.explain([rank])}")
-        super().check()
+                return f"{_how_it_ended(process.returncode)}. {self.explain([rank])}"
+        return super().cause(rank)
+
+    def revive(self, rank: int) -> RemoteWorker:
+        """Start a worker that has ended again, or connect to one that runs."""
+        if rank >= len(self._processes) or self._processes[rank].poll() is None:
+            return super().revive(rank)
+        if not self._restart:
+            raise ClusterError(f"worker {rank} has ended, and restart=False.")
+        _close_pipes(self._processes[rank])
+        self._processes[rank] = self._spawn(rank)
+        self._workers[rank] = self._greet(rank)
+        return self._workers[rank]
 
     def explain(self, ranks: Sequence[int]) -> str:
         """Return the end of what workers wrote to standard error."""
@@ -100,6 +133,10 @@ class LocalCluster(Cluster):
     def __enter__(self) -> LocalCluster:
         return self
 
+    def _spawn(self, rank: int) -> subprocess.Popen[bytes]:
+        keys = self._identities[rank % len(self._identities)] if self._identities else None
+        return _spawn(self._folder, rank, self._threads, self._memory, keys)
+
     def _greet(self, rank: int) -> RemoteWorker:
         line = self._first_line(rank)
         try:
@@ -110,7 +147,8 @@ class LocalCluster(Cluster):
                 "Python (sitecustomize) from printing."
             ) from error
         name = f"worker {rank} (process {self._processes[rank].pid})"
-        return RemoteWorker(f"{address['host']}:{address['port']}", name, self._timeout)
+        place = f"{address['host']}:{address['port']}"
+        return RemoteWorker(place, name, self._timeout, self._credentials)
 
     def _first_line(self, rank: int) -> bytes:
         stream = self._processes[rank].stdout
@@ -137,8 +175,11 @@ def _log(folder: Path, rank: int) -> Path:
     return folder / f"worker{rank}.log"
 
 
-def _spawn(folder: Path, rank: int, threads: int) -> subprocess.Popen[bytes]:
+def _spawn(
+    folder: Path, rank: int, threads: int, memory: int | None, keys: Path | None
+) -> subprocess.Popen[bytes]:
     files = folder / f"worker{rank}"
+    shutil.rmtree(files, ignore_errors=True)  # what a worker that was killed has left there
     files.mkdir()
     command = [
         sys.executable,
@@ -147,6 +188,8 @@ def _spawn(folder: Path, rank: int, threads: int) -> subprocess.Popen[bytes]:
         "--until-eof",
         "--folder",
         str(files),
+        *(() if keys is None else ("--keys", str(keys.absolute()))),
+        *(() if memory is None else ("--memory", str(memory))),
     ]
     with _log(folder, rank).open("wb") as log:
         return subprocess.Popen(
@@ -189,6 +232,7 @@ def _end(
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
+            process.send_signal(signal.SIGCONT)  # one that is frozen would not end
     deadline = time.monotonic() + timeout
     for process in processes:
         try:
@@ -197,10 +241,14 @@ def _end(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
+        _close_pipes(process)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
 
 
 def _how_it_ended(code: int) -> str:

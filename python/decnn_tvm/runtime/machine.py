@@ -104,6 +104,13 @@ def memory() -> Memory:
     return Memory(sizes["VmRSS"], sizes["VmHWM"])
 
 
+def available() -> int:
+    """Return the bytes that this machine can still give to processes."""
+    text = Path("/proc/meminfo").read_text()
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found.group(1)) << 10 if found else 1 << 62
+
+
 def reset_peak() -> None:
     """Start a new peak where the kernel allows it (Linux with ``CONFIG_PROC_PAGE_MONITOR``)."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:

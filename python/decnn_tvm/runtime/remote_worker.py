@@ -12,20 +12,23 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import rpyc
-from rpyc.core.channel import Channel
-from rpyc.core.stream import SocketStream
-from rpyc.utils.factory import connect_channel
 
 from decnn_tvm import errors
 from decnn_tvm.errors import ClusterError, ClusterTimeout, DecnnError
 from decnn_tvm.runtime.control import keep_alive, protocol
+from decnn_tvm.runtime.control_channel import (
+    BoundedChannel,
+    BoundedStream,
+    CoordinatorConnection,
+)
+from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.machine import Machine
+from decnn_tvm.runtime.observation import Observation
 
 CHUNK = 1 << 20
 """Bytes of one upload call."""
@@ -44,32 +47,36 @@ class RemoteWorker:
         What messages call it.
     timeout : float
         Seconds that connecting and each call may take.
+    credentials : Credentials, optional
+        Who we are and which workers we trust; the connection is then encrypted.
 
     Raises
     ------
     ClusterError
-        Nobody, or something that is no worker, answers at that address.
+        Nobody, something that is no worker, or a worker with other keys answers at that address.
     """
 
-    def __init__(self, address: str, name: str, timeout: float) -> None:
+    def __init__(
+        self, address: str, name: str, timeout: float, credentials: Credentials | None = None
+    ) -> None:
         self.address, self.name, self._timeout = address, name, timeout
         self.host, _, port = address.rpartition(":")
         if not self.host or not port.isdecimal() or int(port) > 65535:
             raise ClusterError(f"worker address {address!r}: expected host:port.")
-        try:
-            self._socket = socket.create_connection((self.host, int(port)), timeout=timeout)
-        except OSError as error:
-            raise ClusterError(
-                f"no worker answers at {address} ({error}). Start it there with `decnn worker`."
-            ) from error
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        keep_alive(self._socket)
-        channel = Channel(_BoundedStream(self._socket), compress=False)
-        self._connection = connect_channel(channel, config=protocol(timeout))
+        self._socket = self._connect(int(port), credentials)
+        channel = BoundedChannel(BoundedStream(self._socket, timeout))
+        self._connection = CoordinatorConnection(rpyc.VoidService(), channel, protocol(timeout))
         self._methods: dict[str, Any] = {}
         try:
             # Looked up now, so that ending a session with a worker that hangs waits only once.
             self._translated("connect", lambda: self._method("close"))
+        except ClusterTimeout:
+            self.disconnect()
+            raise
+        except ClusterError as error:
+            self.disconnect()
+            hint = "it has keys" if credentials is None else "it does not trust these keys"
+            raise ClusterError(f"{error} Is it a worker, and could it be that {hint}?") from error
         except BaseException:
             self.disconnect()
             raise
@@ -79,13 +86,18 @@ class RemoteWorker:
         data = self.call("hello")
         return Machine(**{**data, "features": tuple(data["features"])})
 
+    def observe(self) -> Observation:
+        """Return what the worker shows, also while another coordinator's session runs there."""
+        data = self.call("observe")
+        return self._translated("observe", lambda: Observation.from_json(data))  # type: ignore[no-any-return]
+
     def call(self, method: str, *args: str | int | bytes, timeout: float | None = None) -> Any:
         """Call an exposed method and return its result; raise the error it answers."""
 
         def ask() -> Any:
             result = rpyc.async_(self._method(method))(*args)
             result.set_expiry(self._timeout if timeout is None else timeout)
-            return json.loads(result.value)
+            return _parsed(result.value)
 
         answer = self._translated(method, ask)
         if "error" in answer:
@@ -125,10 +137,34 @@ class RemoteWorker:
 
     def disconnect(self) -> None:
         """Close the connection at once; the worker then ends our session by itself."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(EOFError, OSError):
             self._connection.close()
+
+    @property
+    def own_host(self) -> str:
+        """The address of this machine that the worker sees."""
+        return str(self._socket.getsockname()[0])
+
+    def _connect(self, port: int, credentials: Credentials | None) -> socket.socket:
+        try:
+            plain = socket.create_connection((self.host, port), timeout=self._timeout)
+        except OSError as error:
+            raise ClusterError(
+                f"no worker answers at {self.address} ({error}). Start it there with "
+                "`decnn worker`."
+            ) from error
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(plain)
+        if credentials is None:
+            return plain
+        try:
+            return credentials.client_context().wrap_socket(plain)
+        except OSError as error:
+            plain.close()
+            raise ClusterError(
+                f"{self.name}: no TLS connection to {self.address} ({error}). Start that worker "
+                f"with --keys and the folder that {credentials.folder} was made with."
+            ) from error
 
     def _method(self, name: str) -> Any:
         if name not in self._methods:
@@ -138,6 +174,8 @@ class RemoteWorker:
     def _translated(self, method: str, action: Callable[[], Any]) -> Any:
         try:
             return action()
+        except ClusterError as error:
+            raise ClusterError(f"{self.name}: {method!r}: {error}") from error
         except TimeoutError as error:
             raise ClusterTimeout(f"{self.name}: no answer to {method!r} in time.") from error
         except (EOFError, OSError) as error:
@@ -148,30 +186,12 @@ class RemoteWorker:
             ) from error
 
 
-class _BoundedStream(SocketStream):  # type: ignore[misc]
-    """A stream whose reads and writes end after the socket's timeout."""
-
-    def read(self, count: int) -> bytes:
-        """Read `count` bytes; the other end has the socket's timeout for them."""
-        limit = self.sock.gettimeout() or 0.0
-        deadline = time.monotonic() + limit
-        parts = []
-        while count:
-            part = self._receive(min(count, self.MAX_IO_CHUNK), deadline, limit)
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
-
-    def _receive(self, count: int, deadline: float, limit: float) -> bytes:
-        try:
-            part: bytes = self.sock.recv(count) if time.monotonic() < deadline else b""
-        except OSError as error:
-            self.close()
-            raise EOFError(str(error) or f"half an answer within {limit:g} s") from error
-        if not part:
-            self.close()
-            raise EOFError("connection closed by the other end")
-        return part
+def _parsed(answer: object) -> dict[str, Any]:
+    """Read an answer, which must be plain text: rpyc could deliver a proxy that poses as text."""
+    data = json.loads(answer) if type(answer) is str else None
+    if not isinstance(data, dict):
+        raise TypeError(f"answer of type {type(answer).__name__}")
+    return data
 
 
 def _error_class(name: str) -> type[DecnnError]:

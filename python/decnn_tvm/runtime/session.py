@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session: samples in, results out, in order, with a bounded number under way."""
+"""A session: samples in, results out, in order, with a bounded number under way.
+
+The thread that waits for a result also looks after the devices: where one is lost, has come back
+or stays slow, it brings all into a new epoch and sends the samples under way again.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 from decnn_tvm.errors import ClusterError, ClusterTimeout, InputError
 from decnn_tvm.plan import Indices, Plan
-from decnn_tvm.runtime.engine import Counters, Link
-from decnn_tvm.runtime.executor import Executor
+from decnn_tvm.runtime.devices import Devices
 from decnn_tvm.runtime.fair_lock import FairLock
+from decnn_tvm.runtime.flight import Flight
 from decnn_tvm.runtime.samples import NanPolicy, check_policy, check_sample
 from decnn_tvm.runtime.statistics import (
     DeviceStats,
@@ -25,37 +29,14 @@ from decnn_tvm.runtime.statistics import (
 )
 from decnn_tvm.runtime.steps import check_host
 from decnn_tvm.runtime.tensors import Array
-from decnn_tvm.runtime.wire import ERROR, Message
-from decnn_tvm.transfers import HOST
 
 Sample: TypeAlias = "Array | Mapping[str, Array]"
 Result: TypeAlias = "Array | dict[str, Array]"
 
-POLL = 0.2
-"""Seconds between two looks at whether the workers live."""
-
+POLL = 0.05
+"""Seconds between two looks at the devices while nothing comes."""
 
 STAGES: tuple[EventKind, ...] = ("compute",)
-
-
-class Devices(Protocol):
-    """What a session needs from the devices behind it."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """What messages call the devices, by rank."""
-
-    def check(self) -> None:
-        """Raise `ClusterError` where a device is gone, with the cause."""
-
-    def explain(self, ranks: Sequence[int]) -> str:
-        """Return what is known about devices that do not answer."""
-
-    def status(self, rank: int) -> dict[str, Any]:
-        """Return a device's counters."""
-
-    def close(self) -> None:
-        """End the deployment on every device and free what it took."""
 
 
 class Session:
@@ -67,31 +48,18 @@ class Session:
     ----------
     plan : Plan
         The network.
-    assignment : sequence of tuple of int
-        Channel groups of each device.
-    link : Link
-        The coordinator's end of the network.
     devices : Devices
         The devices.
     timeout : float
-        Seconds without any result after which a wait ends in `ClusterTimeout`.
+        Seconds without any message after which a wait ends in `ClusterTimeout`.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        assignment: Sequence[Indices],
-        link: Link,
-        devices: Devices,
-        timeout: float,
-    ) -> None:
+    def __init__(self, plan: Plan, devices: Devices, timeout: float) -> None:
         check_host(plan)
-        self.plan, self.assignment = plan, tuple(assignment)
-        self._executor = Executor(plan, assignment, HOST)
-        self._link, self._devices, self._timeout = link, devices, timeout
-        self._counters = Counters()
+        self.plan = plan
+        self._devices, self._timeout = devices, timeout
         self._lock = FairLock()
-        self._next = 0
+        self._flight = Flight(plan, devices)
         self._failure: str | None = None
         self._closed = False
 
@@ -162,10 +130,38 @@ class Session:
             return sorted(chosen, key=lambda event: event.start)
 
     @property
+    def assignment(self) -> tuple[Indices, ...]:
+        """Channel groups by rank, now; none for a device that is lost or a spare."""
+        return tuple(self._devices.assignment)
+
+    def add_worker(self, address: str) -> None:
+        """Take in another worker, or a lost one that has come back, while the session goes on.
+
+        It gets channel groups of the others, or is a spare where there are none to give.
+
+        Parameters
+        ----------
+        address : str
+            ``host:port`` of its control plane.
+
+        Raises
+        ------
+        ClusterError
+            No worker answers there, or it is busy.
+        PackageError
+            The package does not fit it.
+        """
+        with self._lock:
+            self._check_open()
+            self._devices.add(address)
+            with self._whole_or_failed():
+                self._flight.renew(f"a worker at {address} was added")
+
+    @property
     def sent_bytes(self) -> dict[str, int]:
         """Bytes that the coordinator sent, headers included, for each movement."""
         names = [str(movement) for movement in self.plan.movements]
-        return {names[i]: count for i, count in self._counters.sent_bytes.items()}
+        return {names[i]: count for i, count in self._flight.counters.sent_bytes.items()}
 
     @property
     def usable(self) -> bool:
@@ -212,20 +208,14 @@ class Session:
     def _drop(self, samples: Iterable[int]) -> None:
         """Forget samples; what still comes for them is ignored."""
         with self._lock:
-            for sample in samples:
-                self._executor.drop(sample)
+            self._flight.drop(samples)
 
     def _submit(self, sample: Sample, policy: NanPolicy) -> int:
         inputs = check_sample(self.plan, sample, policy)
         with self._lock:
             self._check_open()
-            number, self._next = self._next, self._next + 1
-            # The caller may reuse its array while the network still sends from it.
-            copies = {name: array.copy() for name, array in inputs.items()}
             with self._whole_or_failed():
-                self._executor.provide(number, copies)
-                self._link.flush(self._executor, self._counters)
-            return number
+                return self._flight.submit(inputs)
 
     @contextlib.contextmanager
     def _whole_or_failed(self) -> Iterator[None]:
@@ -241,37 +231,22 @@ class Session:
         while True:
             with self._lock:
                 self._check_open()
-                result = self._executor.take_result(sample)
+                result = self._flight.result(sample)
                 if result is not None:
                     return result if len(result) > 1 else result[self.plan.outputs[0]]
-                if self._pump(sample):
+                if self._pump():
                     deadline = time.monotonic() + self._timeout
                 elif time.monotonic() > deadline:
                     self._time_out(sample)
 
-    def _pump(self, sample: int) -> bool:
-        """Take in one message; return whether one came."""
-        try:
-            message = self._link.receive(POLL)
-            if message is None:
-                self._devices.check()
-                return False
-        except ClusterError as error:
-            self._failure = str(error)
-            raise
+    def _pump(self) -> bool:
+        """Take in one message and look after the devices; return whether anything happened."""
+        message = self._flight.receive(POLL)
         with self._whole_or_failed():
-            self._take(message)
-        return True
-
-    def _take(self, message: Message) -> None:
-        if message.header.movement == ERROR:
-            rank = message.header.source
-            text = b"".join(message.payload).decode(errors="replace")
-            raise ClusterError(f"{self._devices.names[rank]} failed: {text}")
-        self._executor.accept(message)
+            return self._flight.advance(message)
 
     def _time_out(self, sample: int) -> None:
-        missing = self._executor.missing(sample)
+        missing = self._flight.missing(sample)
         names = ", ".join(self._devices.names[rank] for rank in missing)
         self._failure = (
             f"sample {sample}: no result from {names} within {self._timeout:g} s. "

@@ -16,11 +16,15 @@ sample (`oldest_first`), so that results leave in order and the window moves on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from decnn_tvm.errors import PackageError
 from decnn_tvm.plan import Host, Indices, Plan, Stage
+from decnn_tvm.runtime.wire import MAX_ERROR
 from decnn_tvm.transfers import HOST, Transfer, check_assignment, transfers
 
 
@@ -112,6 +116,15 @@ def moves_of(plan: Plan, assignment: Sequence[Indices], rank: int) -> tuple[Move
         if outgoing or incoming or holds:
             moves.append(Move(index, movement.source, movement.target, outgoing, incoming))
     return tuple(moves)
+
+
+def largest_payload(plan: Plan) -> int:
+    """Return a bound on the payload of a message: the bytes of the largest value as float32."""
+    sizes = (
+        math.prod(value.local_shape(plan.groups)) * max(4, np.dtype(value.dtype).itemsize)
+        for value in plan.values
+    )
+    return max(MAX_ERROR, *sizes)
 
 
 def steps_of(plan: Plan, assignment: Sequence[Indices], rank: int) -> list[Step]:

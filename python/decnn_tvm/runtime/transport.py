@@ -3,7 +3,9 @@
 
 `send` never blocks: what is under way is bounded by the session's in-flight window. Frames may be
 an iterator, which ZeroMQ's transport reads in a thread of its own, so that checksums cost the
-compute loop nothing. `receive` waits at most its timeout.
+compute loop nothing. `receive` waits at most its timeout. The same two threads send and take in
+heartbeats, so that a device is heard while it computes. What is no whole message of this cluster is
+dropped and counted where it arrives: whoever sends noise must not be able to stop a session.
 """
 
 from __future__ import annotations
@@ -11,17 +13,25 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import zmq
 
 from decnn_tvm.errors import ClusterError
-from decnn_tvm.runtime.wire import MAX_PAYLOAD, Buffer, Message, WireError, decode
+from decnn_tvm.runtime.curve import Door
+from decnn_tvm.runtime.heartbeat import Watch
+from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.traffic import Traffic
+from decnn_tvm.runtime.wire import MAX_PAYLOAD, Buffer, Header, Message, WireError
 
 LINGER_MS = 500
 POLL_MS = 100
 STOP_TIMEOUT = 5.0
+CURVE_BYTES = 256
+"""What encryption adds to a frame, and more than a handshake's commands take."""
 
 
 class Transport(Protocol):
@@ -31,7 +41,7 @@ class Transport(Protocol):
         """Send a message to a rank, without waiting."""
 
     def receive(self, timeout: float) -> Message | WireError | None:
-        """Return the next message, the reason why one was refused, or None after `timeout` s."""
+        """Return the next message, why one could not be sent, or None after `timeout` seconds."""
 
     def close(self) -> None:
         """Free sockets and threads."""
@@ -55,18 +65,24 @@ class MemoryTransport:
 
     def __init__(self, network: MemoryNetwork, rank: int) -> None:
         self._network, self._rank = network, rank
+        self.traffic = Traffic()
 
     def send(self, target: int, frames: Iterable[Buffer]) -> None:
         """Send a message to a rank, without waiting."""
         self._network.queues[target].put([bytes(frame) for frame in frames])
 
     def receive(self, timeout: float) -> Message | WireError | None:
-        """Return the next message, the reason why one was refused, or None after `timeout` s."""
-        try:
-            own = self._network.queues[self._rank]
-            return _decode(own.get(timeout=timeout) if timeout > 0 else own.get_nowait())
-        except queue.Empty:
-            return None
+        """Return the next message, or None after `timeout` seconds."""
+        own = self._network.queues[self._rank]
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                frames = own.get(timeout=left) if left > 0 else own.get_nowait()
+            except queue.Empty:
+                return None
+            if (message := self.traffic.decode(frames)) is not None:
+                return message
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""
@@ -81,22 +97,44 @@ class ZmqTransport:
     ----------
     host : str
         Address of the interface to bind; the port is free and chosen by the system.
+    watch : Watch, optional
+        Sees what comes and what is sent, and beats, from the first `begin` on.
+    cluster : bytes, optional
+        The deployment whose messages are taken; any by default.
+    max_payload : int
+        Bytes of the largest message; a longer one is cut off before memory is taken for it.
+    encrypt : bool
+        Whether both ends must know each other's keys, which are part of `locator`.
     """
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        watch: Watch | None = None,
+        *,
+        cluster: bytes | None = None,
+        max_payload: int = MAX_PAYLOAD,
+        encrypt: bool = False,
+    ) -> None:
+        self._watch = Watch(Policy()) if watch is None else watch
         self._context = zmq.Context(io_threads=1)
-        self._inbox: queue.SimpleQueue[Message | WireError] = queue.SimpleQueue()
-        self._outbox: queue.SimpleQueue[tuple[int, Iterable[Buffer]] | None] = queue.SimpleQueue()
-        self._peers: dict[int, zmq.Socket[bytes]] = {}
+        self._inbox: queue.SimpleQueue[Message | WireError | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[tuple[int, Iterable[Buffer]] | _Peers | None]
+        self._outbox = queue.SimpleQueue()
+        self._peers: dict[int, tuple[str, zmq.Socket[bytes]]] = {}
         self._stopping = threading.Event()
+        self.traffic = Traffic(cluster)
+        self._door = Door(self._context, encrypt=encrypt)
         pull = self._context.socket(zmq.PULL)
         pull.setsockopt(zmq.RCVHWM, 0)
         pull.setsockopt(zmq.LINGER, 0)
-        pull.setsockopt(zmq.MAXMSGSIZE, MAX_PAYLOAD)
+        pull.setsockopt(zmq.MAXMSGSIZE, min(max_payload, MAX_PAYLOAD) + CURVE_BYTES)
+        self._door.guard(pull)
         try:
             self.port = int(pull.bind_to_random_port(f"tcp://{host}"))
         except zmq.ZMQError as error:
             pull.close()
+            self._door.close()
             self._context.term()
             raise ClusterError(
                 f"can't listen on {host!r} ({error}). Pass an address of this machine."
@@ -110,21 +148,37 @@ class ZmqTransport:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def locator(self) -> str:
+        """The part of our address after ``host:``, which peers connect to."""
+        return self._door.locator(self.port)
+
     def connect(self, addresses: Mapping[int, str]) -> None:
-        """Connect to ``host:port`` of every peer rank."""
-        for rank, address in addresses.items():
-            push = self._context.socket(zmq.PUSH)
-            push.setsockopt(zmq.SNDHWM, 0)
-            push.setsockopt(zmq.LINGER, LINGER_MS)
-            push.connect(f"tcp://{address}")
-            self._peers[rank] = push
+        """Have these peers alone, at ``host:locator`` each; one whose address stays is kept.
+
+        Raises
+        ------
+        ClusterError
+            One end has keys, the other none.
+        """
+        self._door.expect(addresses)
+        self._outbox.put(_Peers(dict(addresses)))
+
+    def begin(self, header: Header, addresses: Mapping[int, str]) -> None:
+        """Begin an epoch with these peers; what is sent from here on belongs to it."""
+        self._watch.begin(header, addresses)
+        self.connect(addresses)
+
+    def wake(self) -> None:
+        """End the wait of `receive`, which then returns None."""
+        self._inbox.put(None)
 
     def send(self, target: int, frames: Iterable[Buffer]) -> None:
         """Send a message to a rank, without waiting; large frames are not copied."""
         self._outbox.put((target, frames))
 
     def receive(self, timeout: float) -> Message | WireError | None:
-        """Return the next message, the reason why one was refused, or None after `timeout` s."""
+        """Return the next message, why one could not be sent, or None after `timeout` seconds."""
         try:
             return self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()
         except queue.Empty:
@@ -138,30 +192,73 @@ class ZmqTransport:
         self._outbox.put(None)
         for thread in self._threads:
             thread.join(STOP_TIMEOUT)
-        for push in self._peers.values():
+        for _, push in self._peers.values():
             push.close()
         self._peers.clear()
         if not any(thread.is_alive() for thread in self._threads):
             self._context.term()
 
     def _send_all(self) -> None:
-        while (item := self._outbox.get()) is not None:
-            target, frames = item
+        beat = time.monotonic()
+        while True:
+            left = beat - time.monotonic()
+            if left <= 0:
+                beat += self._watch.policy.beat - min(0.0, left)
+                for target, frames in self._watch.beats():
+                    self._send_one(target, frames)
+                continue
             try:
-                self._peers[target].send_multipart(list(frames), flags=zmq.NOBLOCK, copy=False)
-            except (zmq.ZMQError, KeyError) as error:
-                self._inbox.put(WireError(f"can't send to rank {target}: {error!r}"))
+                item = self._outbox.get(timeout=left)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            if isinstance(item, _Peers):
+                self._meet(item.addresses)
+                self._watch.restart_counts()
+                continue
+            self._watch.wrote(item[0])
+            self._send_one(*item)
+
+    def _send_one(self, target: int, frames: Iterable[Buffer]) -> None:
+        try:
+            push, parts = self._peers[target][1], list(frames)
+            push.send_multipart(parts, flags=zmq.NOBLOCK, copy=False)
+            self.traffic.note_sent(target, parts)
+        except (zmq.ZMQError, KeyError) as error:
+            refused = WireError(f"can't send to rank {target}: {error!r}")
+            if self._watch.admit(refused):
+                self._inbox.put(refused)
+
+    def _meet(self, addresses: Mapping[int, str]) -> None:
+        """Open and close sockets so that these peers are met."""
+        for rank, (address, push) in list(self._peers.items()):
+            if addresses.get(rank) != address:
+                # What was meant for a peer that is gone would wait for it.
+                push.close(linger=0)
+                del self._peers[rank]
+        for rank, address in addresses.items():
+            if rank not in self._peers:
+                push = self._context.socket(zmq.PUSH)
+                push.setsockopt(zmq.SNDHWM, 0)
+                push.setsockopt(zmq.LINGER, LINGER_MS)
+                self._door.dial(push, address)
+                self._peers[rank] = (address, push)
 
     def _receive_all(self, pull: zmq.Socket[bytes]) -> None:
-        with contextlib.closing(pull):
+        with contextlib.closing(self._door), contextlib.closing(pull):
             while not self._stopping.is_set():
-                if pull.poll(POLL_MS):
+                arrived = self._door.wait(pull, POLL_MS)
+                self._watch.tick()
+                if arrived:
                     frames = pull.recv_multipart(copy=False)
-                    self._inbox.put(_decode([frame.buffer for frame in frames]))
+                    message = self.traffic.decode([frame.buffer for frame in frames])
+                    if message is not None and self._watch.admit(message):
+                        self._inbox.put(message)
 
 
-def _decode(frames: Sequence[Buffer]) -> Message | WireError:
-    try:
-        return decode(frames)
-    except WireError as error:
-        return error
+@dataclass(frozen=True, slots=True)
+class _Peers:
+    """For the thread that sends: the peers from here on."""
+
+    addresses: dict[int, str]

@@ -20,6 +20,8 @@ MAGIC = b"DCNN"
 VERSION = 1
 ERROR = 0xFFFFFFFF
 """In place of a movement: the payload is the text of an error of the sender."""
+HEARTBEAT = 0xFFFFFFFE
+"""In place of a movement: the payload is a `decnn_tvm.runtime.heartbeat.Pulse`."""
 MAX_FRAMES = 64
 MAX_PAYLOAD = 1 << 31
 MAX_ERROR = 1 << 16
@@ -48,7 +50,7 @@ class Header:
     sample : int
         Number of the sample, from 0.
     movement : int
-        Index in ``plan.movements``, or `ERROR`.
+        Index in ``plan.movements``, `ERROR` or `HEARTBEAT`.
     source : int
         Rank of the sender, `decnn_tvm.transfers.HOST` for the coordinator.
     """

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
-import ipaddress
 import json
 import logging
 import os
@@ -25,12 +24,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rpyc.utils.helpers import classpartial
-from rpyc.utils.server import ThreadedServer
-
 from decnn_tvm.errors import ClusterError, InputError
-from decnn_tvm.runtime.control import ControlService, WorkerState, keep_alive, protocol
+from decnn_tvm.runtime.control import ControlService, WorkerState
+from decnn_tvm.runtime.control_server import ControlServer
+from decnn_tvm.runtime.credentials import Credentials
+from decnn_tvm.runtime.exposure import accept_exposure, check_exposure
 from decnn_tvm.runtime.library import load_runtime
+from decnn_tvm.runtime.log_context import log_to_stderr, name_process
 
 logger = logging.getLogger(__name__)
 
@@ -39,31 +39,68 @@ STOP_TIMEOUT = 5.0
 EXIT_TIMEOUT = 15.0
 """Seconds after which a worker that does not come to its end is ended, with a traceback."""
 PARENT_POLL = 1.0
+ORPHAN_POLL = 1.0
 
 
-def serve(host: str, port: int, folder: Path, stopping: threading.Event) -> None:
-    """Serve on ``host:port`` (0 for a free port) until `stopping` is set."""
+def serve(
+    host: str,
+    port: int,
+    folder: Path,
+    stopping: threading.Event,
+    limit: int | None = None,
+    *,
+    keys: Path | str | None = None,
+    insecure: bool = False,
+    metrics: str | None = None,
+) -> None:
+    """Serve on ``host:port`` (0 for a free port) until `stopping` is set.
+
+    Parameters
+    ----------
+    host, port
+        Where coordinators connect to.
+    folder : Path
+        Where uploads go.
+    stopping : Event
+        Ends the worker.
+    limit : int, optional
+        Bytes that this process may take.
+    keys : path, optional
+        This worker's folder of those that ``decnn keys`` made.
+    insecure : bool
+        Serve everybody who reaches a host beyond loopback.
+    metrics : str, optional
+        ``PORT`` or ``HOST:PORT`` of a page of Prometheus metrics.
+
+    Raises
+    ------
+    InputError
+        The host is not loopback, with neither keys nor `insecure`; or the keys are damaged.
+    """
+    credentials = None if keys is None else Credentials.load(keys)
+    accept_exposure(host, keys=credentials is not None, insecure=insecure)
     _leave_out_torch()
     load_runtime()
-    state = WorkerState(folder, host, STOP_TIMEOUT)
-    server = ThreadedServer(
-        classpartial(ControlService, state),
-        hostname=host,
-        port=port,
-        protocol_config=protocol(CALL_TIMEOUT),
-        logger=logger,
-    )
-    keep_alive(server.listener)
+    state = WorkerState(folder, host, STOP_TIMEOUT, limit, encrypt=credentials is not None)
+    server = ControlServer(lambda: ControlService(state), host, port, CALL_TIMEOUT, credentials)
+    state.refused_clients = lambda: server.refused
     thread = threading.Thread(target=server.start, name="decnn-control", daemon=True)
     thread.start()
     # Before it listens, a port that is announced refuses the coordinator.
     _wait_until_active(server)
-    print(json.dumps({"host": host, "port": server.port}), flush=True)
-    try:
-        stopping.wait()
-    finally:
-        faulthandler.dump_traceback_later(EXIT_TIMEOUT, exit=True)
-        state.shut_down()
+    name_process(f"{host}:{server.port}")
+    with contextlib.ExitStack() as ends:
+        if metrics is not None:
+            from decnn_tvm.runtime.metrics import serve_metrics
+
+            ends.callback(serve_metrics(state.observe, metrics, insecure=insecure))
+        print(json.dumps({"host": host, "port": server.port}), flush=True)
+        try:
+            while not stopping.wait(ORPHAN_POLL):
+                state.close_orphan()
+        finally:
+            faulthandler.dump_traceback_later(EXIT_TIMEOUT, exit=True)
+            state.shut_down()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,20 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises
     ------
     InputError
-        The host is not loopback, and ``--insecure`` is not given.
+        The host is not loopback, and neither ``--keys`` nor ``--insecure`` is given.
     """
     options = _parser().parse_args(arguments)
-    reachable = not _is_loopback(options.host)
-    if reachable and not options.insecure:
-        raise InputError(
-            f"--host {options.host}: other machines may reach it and run code here. Use 127.0.0.1, "
-            "or add --insecure in a network that you trust."
-        )
+    if options.keys:
+        Credentials.load(options.keys)
+    check_exposure(options.host, keys=bool(options.keys), insecure=options.insecure)
     faulthandler.enable()
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    if reachable:
-        logger.warning("anyone who reaches %s can run code on this machine", options.host)
-    logger.setLevel(logging.ERROR)
+    log_to_stderr()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
@@ -94,9 +125,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder, code = None, 0
     try:
         folder = Path(tempfile.mkdtemp(prefix="decnn-worker-", dir=options.folder))
-        serve(options.host, options.port, folder, stopping)
+        serve(
+            options.host,
+            options.port,
+            folder,
+            stopping,
+            options.memory,
+            keys=options.keys,
+            insecure=options.insecure,
+            metrics=options.metrics,
+        )
     except SystemExit:
         pass
+    except InputError:
+        raise
     except Exception:
         logger.exception("worker failed")
         code = 1
@@ -111,14 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os._exit(code)  # a stage that hangs in native code must not keep the process
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _wait_until_active(server: ThreadedServer) -> None:
+def _wait_until_active(server: ControlServer) -> None:
     deadline = time.monotonic() + STOP_TIMEOUT
     while not server.active:
         if time.monotonic() > deadline:
@@ -154,8 +189,13 @@ def _wait_for_eof(stopping: threading.Event, parent: int) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="decnn_tvm.runtime.worker", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="interface to listen on")
-    parser.add_argument("--insecure", action="store_true", help="allow a host beyond loopback")
+    parser.add_argument("--keys", help="this worker's folder of those that `decnn keys` made")
+    parser.add_argument(
+        "--insecure", action="store_true", help="allow a host beyond loopback without keys"
+    )
+    parser.add_argument("--metrics", help="[HOST:]PORT of a page of Prometheus metrics")
     parser.add_argument("--port", type=int, default=0, help="control port; 0 for any free one")
+    parser.add_argument("--memory", type=int, help="bytes that this process may take")
     parser.add_argument("--folder", help="where to make the folder for uploaded files")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input ends")
     return parser

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tvm.rpc import base
 
 from decnn_tvm.errors import ClusterError, InputError
+from decnn_tvm.runtime.exposure import is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,12 @@ class Tracker:
         if not key:
             raise InputError(
                 f"tracker {address}: expected a key too, what the boards were registered as"
+            )
+        if not is_loopback(host):
+            logger.warning(
+                "INSECURE: TVM's RPC authenticates nobody; who reaches the tracker at %s or its "
+                "boards can run code there. docs/SECURITY.md has the way through a tunnel.",
+                host,
             )
         return cls(host=host, port=int(port), key=key)
 
@@ -115,7 +122,7 @@ class Tracker:
         except (OSError, ValueError, struct.error) as error:
             raise ClusterError(
                 f"no RPC tracker answers at {address} ({error}). "
-                "Start one with `python -m tvm.exec.rpc_tracker`."
+                "Start one with `python -m tvm.exec.rpc_tracker --host 127.0.0.1`."
             ) from error
         if status != base.TrackerCode.SUCCESS:
             raise ClusterError(f"tracker {address}: does not say which devices it has")

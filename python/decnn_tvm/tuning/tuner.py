@@ -40,7 +40,7 @@ def tune(
     *,
     workers: int | None = None,
     shares: Sequence[int] | None = None,
-    all_shares: bool = False,
+    all_shares: bool | None = None,
     target: str | Mapping[str, Any] = "host",
     cores: int | None = None,
     wire: str = "float32",

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The workers of one deployment at work: looking at them, and bringing them into a new epoch.
+
+What to do is decided by pure functions (`verdict`, `membership`, `pace`); this module looks at
+the workers and calls them. `look` and `form` are called by the thread that waits for a result,
+under the session's lock; only attempts to win back lost workers run beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from decnn_tvm.errors import ClusterError, MemoryShortage
+from decnn_tvm.package import Package
+from decnn_tvm.plan import Indices
+from decnn_tvm.runtime.calls import LOOK, call_all
+from decnn_tvm.runtime.devices import Home
+from decnn_tvm.runtime.engine import Counters, Link, device_status
+from decnn_tvm.runtime.epochs import Epochs
+from decnn_tvm.runtime.mate import Mate, files_of
+from decnn_tvm.runtime.pace import Reading, Trend, observe
+from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.recruiter import Recruiter
+from decnn_tvm.runtime.remote_worker import RemoteWorker
+from decnn_tvm.runtime.roster import Roster
+from decnn_tvm.runtime.verdict import Sight, judge
+
+logger = logging.getLogger(__name__)
+
+
+class Fleet:
+    """The `decnn_tvm.runtime.devices.Devices` of workers.
+
+    Parameters
+    ----------
+    home : Home
+        The cluster.
+    package : Package
+        What they run.
+    host : str
+        Interface of the coordinator's data plane.
+    policy : Policy
+        How to deal with changes.
+    assignment : sequence of tuple of int
+        Channel groups by rank, to begin with.
+    fixed : bool
+        Whether the user asked for these shares: they are refused rather than changed, and say how
+        fast the devices are.
+    target : str, optional
+        Which of the package's targets to use.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        package: Package,
+        host: str,
+        policy: Policy,
+        assignment: Sequence[Indices],
+        *,
+        fixed: bool = False,
+        target: str | None = None,
+    ) -> None:
+        self._home, self._package = home, package
+        self._policy, self._target = policy, target
+        self._roster = Roster(package, assignment, fixed=fixed)
+        self._epochs = Epochs(home, package, host, policy)
+        self._failed: dict[int, str] = {}
+        self._resync = ""
+        self._trend = Trend(time.monotonic())
+        self._looked = 0.0
+        self._recruiter = Recruiter(self._win_back)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What messages call the workers, by rank."""
+        return [worker.name for worker in self._home.workers]
+
+    @property
+    def assignment(self) -> tuple[Indices, ...]:
+        """Channel groups by rank; none for a worker that is lost or a spare."""
+        return self._roster.assignment
+
+    def enlist(self) -> None:
+        """Open a session on every worker and send what it needs."""
+        workers = dict(enumerate(self._home.workers))
+
+        def open_session(rank: int, _: threading.Event) -> Mate:
+            return self._enlist(workers[rank])
+
+        answers = call_all(list(workers), open_session, lambda ranks: None, all_or_none=True)
+        # Those that did open one have to end it again, also where others failed.
+        self._roster.mates.update(answers.results)
+        self._raise_first(answers.errors)
+        self._roster.assignment = self._roster.decide(self.names)
+        stored = self._roster.stored(self._policy.replicas)
+        files = {
+            name
+            for rank, mate in self._roster.mates.items()
+            for name in files_of(self._package, mate.target, stored[rank])
+        }
+        self._package.verify(sorted(files & {*self._package.manifest.files}))
+        self._raise_first(self._epochs.supply(self._roster.mates, stored))
+
+    def look(self) -> str:
+        """Look at the workers; return why they need a new epoch, empty where they don't.
+
+        Raises
+        ------
+        ClusterError
+            A worker is lost, and the policy has no takeover.
+        """
+        now = time.monotonic()
+        if now - self._looked < LOOK:
+            return ""
+        self._looked = now
+        verdict = judge(self._sight())
+        for rank, why in verdict.lost.items():
+            self._lose(rank, why)
+        reasons = [f"{self.names[rank]} {why}" for rank, why in verdict.lost.items()]
+        reasons += [text for text in (verdict.resync, self._resync) if text]
+        reasons += self._newcomers(now)
+        reasons += self._slow(now) if not reasons else []
+        return "; ".join(reasons)
+
+    def failed(self, rank: int, text: str) -> None:
+        """Take in what a worker says has stopped its engine.
+
+        Raises
+        ------
+        ClusterError
+            It would stop any other device as well, or the policy has no takeover.
+        """
+        if text.startswith("PackageError") or not self._policy.takeover:
+            raise ClusterError(f"{self.names[rank]} failed: {text}")
+        if text.startswith("WireError"):
+            self._resync = f"{self.names[rank]}: {text}"
+        else:
+            self._failed[rank] = f"failed: {text}"
+
+    def form(self, live: Sequence[int], next_sample: int) -> Link:
+        """Bring the workers into a new epoch; `assignment` then says who owns what.
+
+        Parameters
+        ----------
+        live : sequence of int
+            Samples that will be sent again.
+        next_sample : int
+            The first sample that has not been submitted.
+
+        Raises
+        ------
+        ClusterError
+            Those that are left can't hold all channel groups; says what is missing.
+        """
+        start, roster = time.monotonic(), self._roster
+        while True:
+            wanted = roster.decide(self.names)
+            failures = self._epochs.begin(roster.mates, wanted, live, next_sample)
+            if not failures:
+                break
+            for rank, error in failures.items():
+                if not self._epochs.formed and (
+                    roster.fixed or not isinstance(error, MemoryShortage)
+                ):
+                    self._raise_first(failures)
+                self._fell_out(rank, len(wanted[rank]), error)
+        roster.assignment, roster.changed, roster.fixed = wanted, False, False
+        self._resync, self._trend = "", Trend(time.monotonic())
+        if self._epochs.number:
+            seconds = time.monotonic() - start
+            logger.info("epoch %d after %.3f s: %s", self._epochs.number, seconds, wanted)
+        return self._epochs.link()
+
+    def add(self, address: str) -> None:
+        """Have the worker at an address taken in at the next `form`."""
+        rank = self._home.admit(address)
+        if rank in self._roster.mates:
+            raise ClusterError(f"{self.names[rank]} takes part already.")
+        worker = self._home.workers[rank]
+        mate = self._enlist(worker)
+        self._roster.take_in(rank, mate)
+        self._recruiter.forget(rank)
+
+    def explain(self, ranks: Sequence[int]) -> str:
+        """Return what is known about workers that do not answer."""
+        return self._home.explain(ranks)
+
+    def status(self, rank: int) -> dict[str, Any]:
+        """Return a worker's counters; nothing was done by one that is lost."""
+        if rank not in self._roster.mates:
+            return device_status(Counters(), None, None)
+        status: dict[str, Any] = self._roster.mates[rank].worker.call("status")
+        return status
+
+    def close(self) -> None:
+        """End the session on every worker that still answers, all at once."""
+        mates = list(self._roster.mates.values())
+        try:
+            self._recruiter.close()
+            with ThreadPoolExecutor(max(1, len(mates))) as pool:
+                list(pool.map(Mate.end, mates))
+        finally:
+            self._epochs.close()
+
+    def _enlist(self, worker: RemoteWorker) -> Mate:
+        cluster = self._epochs.cluster
+        return Mate.enlist(worker, self._package, self._target, self._policy, cluster)
+
+    def _sight(self) -> Sight:
+        mates = self._roster.mates
+        failed, self._failed = self._failed, {}
+        return Sight(
+            groups={rank: self._roster.owned(rank) for rank in mates},
+            ended={**failed, **{rank: why for rank in mates if (why := self._home.cause(rank))}},
+            silent=self._epochs.watch.silent(),
+            short=self._epochs.watch.short(),
+            pulses=self._epochs.watch.pulses(),
+        )
+
+    def _lose(self, rank: int, why: str) -> None:
+        mate = self._roster.strike(rank, why)
+        cause = self._home.cause(rank)
+        explained = "" if cause and cause in why else self._home.explain([rank])
+        mate.worker.disconnect()
+        if not self._policy.takeover:
+            raise ClusterError(f"{mate.worker.name} {why}. {explained}".strip())
+        owned = self._roster.owned(rank)
+        logger.warning("%s %s; it had the groups %s", mate.worker.name, why, owned)
+        if self._policy.rejoin:
+            self._recruiter.lost(rank, time.monotonic())
+
+    def _fell_out(self, rank: int, count: int, error: Exception) -> None:
+        """Deal with a worker that did not come into a new epoch."""
+        if isinstance(error, MemoryShortage):
+            logger.warning("%s", error)
+            self._roster.mates[rank].refused = count
+            self._roster.changed = True
+        else:
+            self._lose(rank, f"did not take part in epoch {self._epochs.number}: {error}")
+
+    def _newcomers(self, now: float) -> list[str]:
+        arrived = self._recruiter.arrived(now)
+        for rank, mate in arrived.items():
+            self._roster.take_in(rank, mate)
+        return [f"{self.names[rank]} is back" for rank in arrived]
+
+    def _win_back(self, rank: int, cancelled: threading.Event) -> Mate:
+        """Connect to a lost worker again and send what it is going to need; runs beside."""
+        worker = self._home.revive(rank)
+        try:
+            mate = self._enlist(worker)
+            mate.supply(self._package, self._roster.prospects(rank, mate), cancelled)
+        except BaseException:
+            worker.disconnect()
+            raise
+        return mate
+
+    def _slow(self, now: float) -> list[str]:
+        roster = self._roster
+        if not self._policy.rebalance or roster.changed:
+            return []
+        readings = {
+            rank: Reading(pulse.samples, pulse.seconds)
+            for rank, pulse in self._epochs.watch.pulses().items()
+            if rank in roster.mates
+        }
+        self._trend = observe(self._trend, readings, roster.members(), now)
+        if not self._trend.settled:
+            return []
+        roster.seconds, roster.changed = dict(self._trend.seconds), True
+        times = ", ".join(f"worker {r} {1e3 * s:.2f}" for r, s in roster.seconds.items())
+        return [f"a device stays slow (ms per sample and group: {times})"]
+
+    def _raise_first(self, failures: Mapping[int, Exception]) -> None:
+        """Raise an error of the first deployment, with the cause where a worker has gone."""
+        for rank, error in failures.items():
+            if isinstance(error, ClusterError) and (why := self._home.cause(rank)):
+                raise ClusterError(f"{self.names[rank]} {why}") from error
+        told = [error for error in failures.values() if "was cancelled" not in str(error)]
+        for error in told or failures.values():
+            raise error

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The samples under way, through all epochs.
+
+A new epoch begins where devices are lost, have come back or stay slow, or frames got lost. It has
+a new executor and a new link; the samples without a result begin again from the copies of their
+inputs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from decnn_tvm.errors import ClusterError
+from decnn_tvm.plan import Plan
+from decnn_tvm.runtime.devices import Devices
+from decnn_tvm.runtime.engine import Counters
+from decnn_tvm.runtime.executor import Executor
+from decnn_tvm.runtime.replay import Arrays, Ledger
+from decnn_tvm.runtime.tensors import Array
+from decnn_tvm.runtime.wire import ERROR, Message, WireError
+from decnn_tvm.transfers import HOST
+
+logger = logging.getLogger(__name__)
+
+FRUITLESS = 10
+"""New epochs on end without a result after which nothing more is tried."""
+
+
+class Flight:
+    """The coordinator's part of the work; one thread at a time may use it.
+
+    Parameters
+    ----------
+    plan : Plan
+        The network.
+    devices : Devices
+        The devices; the first epoch begins here.
+    """
+
+    def __init__(self, plan: Plan, devices: Devices) -> None:
+        self.counters = Counters()
+        self._plan, self._devices = plan, devices
+        self._ledger = Ledger()
+        self._fruitless = 0
+        self._begin([])
+
+    def submit(self, inputs: Arrays) -> int:
+        """Start a sample; return its number."""
+        # A copy: the caller may reuse its array while the network still sends from it.
+        number = self._ledger.submit(inputs)
+        self._provide([number])
+        return number
+
+    def result(self, sample: int) -> dict[str, Array] | None:
+        """Return the outputs of a sample, once; None while they miss."""
+        self._collect([sample])
+        result = self._ledger.take(sample)
+        if result is not None:
+            self._fruitless = 0
+        return result
+
+    def drop(self, samples: Iterable[int]) -> None:
+        """Forget samples; what still comes for them is ignored."""
+        for sample in samples:
+            self._executor.drop(sample)
+            self._ledger.drop(sample)
+
+    def missing(self, sample: int) -> list[int]:
+        """Return the ranks whose part of a sample has not come."""
+        return self._executor.missing(sample)
+
+    def receive(self, timeout: float) -> Message | WireError | None:
+        """Return the next message, why it is unusable, or None after `timeout` seconds."""
+        try:
+            return self._link.receive(timeout)
+        except WireError as error:
+            return error
+
+    def advance(self, message: Message | WireError | None) -> bool:
+        """Take in a message and look after the devices; return whether anything happened.
+
+        Raises
+        ------
+        ClusterError
+            A device is lost or has failed, and the others can't go on without it.
+        """
+        reason = self._take(message)
+        reason = reason or self._devices.look()
+        if reason:
+            self.renew(reason)
+        return message is not None or bool(reason)
+
+    def renew(self, reason: str) -> None:
+        """Go on in a new epoch."""
+        self._fruitless += 1
+        if self._fruitless > FRUITLESS:
+            raise ClusterError(f"{FRUITLESS} new epochs gave no result. The last cause: {reason}.")
+        logger.warning("a new epoch: %s", reason)
+        # What is complete needs no replay, also where nobody has asked for it yet.
+        self._collect(self._ledger.under_way())
+        live = self._ledger.under_way()
+        self._begin(live)
+        self._provide(live)
+
+    def _begin(self, live: Sequence[int]) -> None:
+        following = self._ledger.next
+        self._link = self._devices.form(live, following)
+        assignment = self._devices.assignment
+        self._executor = Executor(self._plan, assignment, HOST, live=live, next_sample=following)
+
+    def _provide(self, samples: Iterable[int]) -> None:
+        for sample in samples:
+            self._executor.provide(sample, self._ledger.inputs(sample))
+        self._link.flush(self._executor, self.counters)
+
+    def _collect(self, samples: Iterable[int]) -> None:
+        for sample in samples:
+            result = self._executor.take_result(sample)
+            if result is not None:
+                self._ledger.settle(sample, result)
+
+    def _take(self, message: Message | WireError | None) -> str:
+        """Take in a message; return why that could not be done, if so."""
+        if message is None:
+            return ""
+        try:
+            if isinstance(message, WireError):
+                raise message
+            if message.header.movement == ERROR:
+                text = b"".join(message.payload).decode(errors="replace")
+                self._devices.failed(message.header.source, text)
+            else:
+                self._executor.accept(message)
+        except WireError as error:
+            return str(error)
+        return ""

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which device stays slow, from its heartbeats: pure functions over frozen data.
+
+A window closes when every working device has finished enough samples in it. The measured seconds
+per sample and channel group would give a best assignment; only where that beats the present one
+clearly in several windows on end are the groups dealt anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from decnn_tvm.runtime.membership import Member, bottleneck, choose_counts
+
+WINDOW_SECONDS = 2.0
+WINDOW_SAMPLES = 16
+WINDOWS = 3
+"""Windows on end in which a new assignment must win."""
+GAIN = 0.25
+"""Part of the slowest device's time that it must save: the groups' move costs a pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a device had done at some time: samples, and seconds in stages."""
+
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """What has been seen so far.
+
+    Attributes
+    ----------
+    since : float
+        When the present window began.
+    start : mapping of rank to Reading
+        What devices had done then.
+    wins : int
+        Windows on end in which another assignment won.
+    seconds : mapping of rank to float
+        Seconds per sample and group in the last whole window.
+    """
+
+    since: float
+    start: Mapping[int, Reading] = field(default_factory=dict)
+    wins: int = 0
+    seconds: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is time to deal the groups anew."""
+        return self.wins >= WINDOWS
+
+
+def observe(
+    trend: Trend, readings: Mapping[int, Reading], members: Sequence[Member], now: float
+) -> Trend:
+    """Return the trend after another look at the devices.
+
+    Parameters
+    ----------
+    trend : Trend
+        What was seen before.
+    readings : mapping of rank to Reading
+        What each device has done.
+    members : sequence of Member
+        The devices.
+    now : float
+        Seconds of the same clock as ``trend.since``.
+    """
+    working = [m for m in members if m.groups]
+    if any(m.rank not in readings for m in working):
+        return trend
+    if any(m.rank not in trend.start for m in working):
+        return Trend(now, dict(readings), trend.wins, trend.seconds)
+    done = {m.rank: readings[m.rank].samples - trend.start[m.rank].samples for m in working}
+    if now - trend.since < WINDOW_SECONDS or min(done.values()) < WINDOW_SAMPLES:
+        return trend
+    seconds = {
+        m.rank: (readings[m.rank].seconds - trend.start[m.rank].seconds)
+        / (done[m.rank] * len(m.groups))
+        for m in working
+    }
+    return Trend(now, dict(readings), trend.wins + 1 if wins(seconds, members) else 0, seconds)
+
+
+def wins(seconds: Mapping[int, float], members: Sequence[Member]) -> bool:
+    """Tell whether another assignment beats the present one clearly at these speeds."""
+    timed = with_speeds(members, seconds)
+    counts = choose_counts(timed, sum(len(m.groups) for m in members))
+    if counts is None:
+        return False
+    present = bottleneck([len(m.groups) for m in members], timed)
+    return bottleneck(counts, timed) < (1 - GAIN) * present
+
+
+def with_speeds(members: Sequence[Member], seconds: Mapping[int, float]) -> list[Member]:
+    """Return the members with measured speeds; who has none counts as the fastest of those."""
+    usual = min(seconds.values(), default=1.0)
+    return [replace(m, seconds=max(seconds.get(m.rank, usual), 1e-9)) for m in members]

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lost workers are tried again in the background, with growing pauses.
+
+An attempt connects, opens a session and sends files, none of which may hold up the stream; the
+worker is taken in by who asks `arrived`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from decnn_tvm.errors import DecnnError
+from decnn_tvm.runtime.mate import Mate
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 30.0
+STEADY = 3.0
+"""Seconds after which a worker that has come back counts as sound again, if its last pause was not
+longer: a fault that is still there shows sooner."""
+ATTEMPTS = 2
+"""Attempts at once."""
+
+
+@dataclass(slots=True)
+class _Lost:
+    due: float
+    attempt: Future[Mate] | None = None
+
+
+def pause(failures: int) -> float:
+    """Return the seconds to wait after so many failures on end."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures, 30))
+
+
+class Recruiter:
+    """Tries lost workers again.
+
+    Parameters
+    ----------
+    enlist : callable
+        ``enlist(rank, cancelled)`` gives the worker with an open session and its files; runs in a
+        thread of this object.
+    """
+
+    def __init__(self, enlist: Callable[[int, threading.Event], Mate]) -> None:
+        self._enlist = enlist
+        self._cancelled = threading.Event()
+        self._pool = ThreadPoolExecutor(ATTEMPTS, thread_name_prefix="decnn-recruit")
+        self._lost: dict[int, _Lost] = {}
+        self._failures: dict[int, int] = {}
+        self._arrived_at: dict[int, float] = {}
+
+    def lost(self, rank: int, now: float) -> None:
+        """Note that a worker is lost."""
+        failures = self._failures.get(rank, -1) + 1
+        steady = max(STEADY, pause(failures - 1)) if failures else 0.0
+        if now - self._arrived_at.get(rank, now - steady) >= steady:
+            failures = 0
+        self._failures[rank] = failures
+        self._lost[rank] = _Lost(now + pause(self._failures[rank]))
+
+    def forget(self, rank: int) -> None:
+        """Try a worker no more: it has come back otherwise."""
+        lost = self._lost.pop(rank, None)
+        if lost is not None and lost.attempt is not None:
+            lost.attempt.add_done_callback(_let_go)
+
+    def arrived(self, now: float) -> dict[int, Mate]:
+        """Begin the attempts that are due; return the workers that have come back."""
+        mates: dict[int, Mate] = {}
+        for rank, lost in list(self._lost.items()):
+            if lost.attempt is None:
+                if now >= lost.due:
+                    lost.attempt = self._pool.submit(self._enlist, rank, self._cancelled)
+            elif lost.attempt.done():
+                mate = self._outcome(rank, lost.attempt, now)
+                if mate is not None:
+                    mates[rank] = mate
+        return mates
+
+    def close(self) -> None:
+        """Give up; a worker that has just come back is let go."""
+        self._cancelled.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for lost in self._lost.values():
+            if lost.attempt is not None:
+                _let_go(lost.attempt)
+        self._lost.clear()
+
+    def _outcome(self, rank: int, attempt: Future[Mate], now: float) -> Mate | None:
+        try:
+            mate = attempt.result()
+        except (DecnnError, OSError) as error:
+            logger.info("worker %d is not back: %s", rank, error)
+            self._failures[rank] = self._failures.get(rank, 0) + 1
+            self._lost[rank] = _Lost(now + pause(self._failures[rank]))
+            return None
+        del self._lost[rank]
+        self._arrived_at[rank] = now
+        return mate
+
+
+def _let_go(attempt: Future[Mate]) -> None:
+    if not attempt.cancelled() and not attempt.exception():
+        attempt.result().worker.disconnect()
