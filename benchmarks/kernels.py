@@ -87,6 +87,7 @@ def _layers(
         subject.network,
         folder / "package",
         workers=subject.workers,
+        all_shares=False,
         records=options.records,
         shipped_records=options.shipped,
     )

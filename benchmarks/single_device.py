@@ -123,7 +123,11 @@ def _measure(
     name: str, subject: Subject, folder: Path, rounds: int, records: Path | None
 ) -> dict[str, Any]:
     package = compile_network(
-        subject.network, folder / "package", workers=subject.workers, shipped_records=False
+        subject.network,
+        folder / "package",
+        workers=subject.workers,
+        all_shares=False,
+        shipped_records=False,
     )
     inputs = random_inputs(package.plan, subject.network.groups or 1, subject.workers)
     engines: dict[str, Engine] = {"ours": Ours(package, inputs)}
@@ -133,7 +137,11 @@ def _measure(
         new = sum(task.new for task in done.tasks)
         progress(f"{name}: {len(done.tasks)} layers, {new} trials in {done.seconds:.0f} s")
         tuned = compile_network(
-            subject.network, folder / "tuned", records=records, workers=subject.workers
+            subject.network,
+            folder / "tuned",
+            records=records,
+            workers=subject.workers,
+            all_shares=False,
         )
         engines["tuned"] = Ours(tuned, inputs)
     engines["ONNX Runtime"] = OnnxRuntime(subject.parts, inputs)

@@ -28,10 +28,11 @@ def temporary_package(network: Network, **options: Any) -> Iterator[Package]:
     network : Network
         The network.
     options
-        Passed on to `decnn_tvm.compiler.compile_network`.
+        Passed on to `decnn_tvm.compiler.compile_network`; the shares asked for alone are compiled,
+        unless ``all_shares`` is among them.
     """
     with tempfile.TemporaryDirectory(prefix="decnn-test-") as folder:
-        yield compile_network(network, Path(folder) / "package", **options)
+        yield compile_network(network, Path(folder) / "package", **{"all_shares": False, **options})
 
 
 def split_outputs(package: Package, inputs: Sequence[Array], shares: Sequence[int]) -> list[Array]:

@@ -64,7 +64,8 @@ def tune(
     database : Path or str
         Folder of a MetaSchedule JSON database; made if it is not there.
     workers, shares, all_shares, cores, wire, winograd
-        As for `decnn_tvm.compile`: they decide which layers there are.
+        As for `decnn_tvm.compile`: they decide which layers there are. Only the shares asked for
+        are tuned by default, since every one has layers of its own.
     target : str or dict
         What to tune for; see `decnn_tvm.targets.resolve_target`.
     trials : int
@@ -96,7 +97,7 @@ def tune(
     records = Records(database, create=True)
     if boards is not None:
         boards.check()
-    split = split_network(network, workers, shares, all_shares, wire)
+    split = split_network(network, workers, shares, bool(all_shares), wire)
     chosen = uses_winograd(network, winograd)
     tasks = find_tasks(
         lower_stages(mod, resolved.target, winograd=chosen) for mod in split.values()
