@@ -20,6 +20,11 @@ from typing import Any, Literal, TypeAlias
 
 from decnn_tvm.errors import PackageError
 
+WIRE_TYPES = frozenset(
+    "float16 float32 float64 int8 uint8 int16 uint16 int32 uint32 int64 uint64 bool".split()
+)
+"""Element types that a message may hold."""
+
 PAD = -1
 """Index of a padding channel: it holds nothing, its weights are zero, nobody reads it."""
 
@@ -168,12 +173,14 @@ class Movement:
     """A change of placement: `source` becomes `target`, another value with the same content.
 
     `kind` names the collective (input, output, all_to_all, all_gather, reduce_scatter,
-    all_reduce, local) for people; the transfers follow from the two placements alone.
+    all_reduce, local) for people; the transfers follow from the two placements alone. `wire` is the
+    element type that travels, which both values have.
     """
 
     source: str
     target: str
     kind: str
+    wire: str = "float32"
 
     def __str__(self) -> str:
         return f"{self.source} -> {self.target}"
@@ -265,6 +272,12 @@ def _check(plan: Plan) -> None:
     for value in plan.values:
         if isinstance(value.placement, Sharded) and len(value.placement.groups) != plan.groups:
             raise ValueError(f"{value.name!r} is not over {plan.groups} groups")
+    dtypes = {value.name: value.dtype for value in plan.values}
+    for movement in plan.movements:
+        if {dtypes[movement.source], dtypes[movement.target]} != {movement.wire}:
+            raise ValueError(f"{movement} does not join two values of {movement.wire!r}")
+        if movement.wire not in WIRE_TYPES:
+            raise ValueError(f"{movement} travels as {movement.wire!r}")
     for weight in plan.weights:
         if weight.combine not in ("replicate", "concat", "sum"):
             raise ValueError(f"{weight.name!r} is joined by {weight.combine!r}")
