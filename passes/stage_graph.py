@@ -125,29 +125,31 @@ class StageGraph:
         """Tell whether `source` came by a movement itself."""
         return source in self.bound and is_movement(self.bound[source])
 
+    def integers(self, target: relax.Var) -> tuple[int, str] | None:
+        """Return scaled axis and type of the movement to `target` as integers, if it may be so."""
+        source = self.bound[target].args[1]
+        placement = self.placement(source)
+        if not isinstance(placement, Sharded) or self.placement(target) == _HOST:
+            return None
+        if str(source.ty.dtype) != "float32":
+            return None
+        return placement.axis, "uint8" if is_non_negative(source, self.bound) else "int8"
+
     def encoding(self, target: relax.Var) -> Encoding:
         """Return how the movement to `target` sends its value."""
         source = self.bound[target].args[1]
         if self.moved_on(source):
             return self.encoding(source)
-        own, placement = str(source.ty.dtype), self.placement(source)
-        exact = not isinstance(placement, Sharded) or self.placement(target) == _HOST
-        if exact or own != "float32":
-            return Encoding(dtype=own)
+        integers = self.integers(target)
+        if integers is None:
+            return Encoding(dtype=str(source.ty.dtype))
         if self.wire != "int8":
             return Encoding(dtype=self.wire)
-        return self._integers(source, placement.axis)
-
-    def _integers(self, source: relax.Var, axis: int) -> Encoding:
-        dtype = "uint8" if is_non_negative(source, self.bound) else "int8"
+        axis, dtype = integers
         limits = self.limits.get(source.name)
         elements = elements_per_scale(static_shape(source), axis)
-        if limits is None and (axis == 0 or elements < LEAST_ELEMENTS):
-            logger.debug(
-                "%s travels as float32: it is not calibrated and has %d elements to a scale",
-                source.name,
-                elements,
-            )
+        if limits is None and elements < LEAST_ELEMENTS:
+            logger.debug("%s has %d elements to a scale: float32", source.name, elements)
             return Encoding(dtype="float32")
         return Encoding(dtype=dtype, axis=axis, limits=limits)
 

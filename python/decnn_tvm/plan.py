@@ -14,16 +14,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from decnn_tvm.errors import PackageError
 
-WIRE_TYPES = frozenset(
-    "float16 float32 float64 int8 uint8 int16 uint16 int32 uint32 int64 uint64 bool".split()
+WIRE_BYTES: Mapping[str, int] = MappingProxyType(
+    {
+        **dict.fromkeys(("bool", "int8", "uint8"), 1),
+        **dict.fromkeys(("float16", "int16", "uint16"), 2),
+        **dict.fromkeys(("float32", "int32", "uint32"), 4),
+        **dict.fromkeys(("float64", "int64", "uint64"), 8),
+    }
 )
-"""Element types that a message may hold."""
+"""Element types that a message may hold, and their sizes."""
 
 PAD = -1
 """Index of a padding channel: it holds nothing, its weights are zero, nobody reads it."""
@@ -276,7 +282,7 @@ def _check(plan: Plan) -> None:
     for movement in plan.movements:
         if {dtypes[movement.source], dtypes[movement.target]} != {movement.wire}:
             raise ValueError(f"{movement} does not join two values of {movement.wire!r}")
-        if movement.wire not in WIRE_TYPES:
+        if movement.wire not in WIRE_BYTES:
             raise ValueError(f"{movement} travels as {movement.wire!r}")
     for weight in plan.weights:
         if weight.combine not in ("replicate", "concat", "sum"):
@@ -326,5 +332,4 @@ def from_ranges(ranges: Iterable[Sequence[int]]) -> Indices:
 
 def nbytes(value: Value, group_count: int) -> int:
     """Return the bytes of `value` on a device with `group_count` groups."""
-    itemsize = {"float16": 2, "uint8": 1, "int8": 1, "bool": 1, "float64": 8, "int64": 8}
-    return math.prod(value.local_shape(group_count)) * itemsize.get(value.dtype, 4)
+    return math.prod(value.local_shape(group_count)) * WIRE_BYTES[value.dtype]

@@ -28,6 +28,7 @@ def test_exported_names():
         "FoldWeightTransforms",
         "InsertChannelShuffle",
         "LiftWeights",
+        "NormalizeImages",
         "PropagatePlacement",
         "SplitStages",
         "UseBlockedLayouts",
