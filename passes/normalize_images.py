@@ -57,6 +57,10 @@ class NormalizeImages:
             raise CompileError(
                 f"image mean {list(mean)}, std {list(std)}: expected numbers, and std above 0."
             )
+        if 1 != min(self.mean.size, self.std.size) != max(self.mean.size, self.std.size):
+            raise CompileError(
+                f"image mean {list(mean)}, std {list(std)}: expected as many numbers in both."
+            )
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Rewrite ``main``."""

@@ -64,7 +64,9 @@ def calibrate(
         for (var, (axis, _)), value in zip(exchanged.items(), run(inputs), strict=True):
             magnitudes = np.abs(np.moveaxis(value, axis, 0)).reshape(value.shape[axis], -1)
             if not np.isfinite(magnitudes).all():
-                raise InputError(f"calibration sample {count}: {var.name!r} is not finite there.")
+                raise InputError(
+                    f"calibration sample {count}: the network computes NaN or infinity from it."
+                )
             histograms[var.name].add(magnitudes)
     if not count:
         raise InputError("calibration: no samples. Pass some inputs like those to come.")
@@ -159,4 +161,6 @@ def _checked(
                 f"{getattr(array, 'dtype', type(array).__name__)}{getattr(array, 'shape', '')}; "
                 f"expected {var.ty.dtype}{shape}."
             )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(f"calibration sample {index}: {var.name!r} holds NaN or infinity.")
     return given
