@@ -15,6 +15,7 @@ from decnn_tvm.passes.insert_channel_shuffle import InsertChannelShuffle
 from decnn_tvm.passes.lift_weights import LiftWeights
 from decnn_tvm.passes.normalize_images import NormalizeImages
 from decnn_tvm.passes.propagate_placement import PropagatePlacement
+from decnn_tvm.passes.split_rows import SplitRows
 from decnn_tvm.passes.split_stages import SplitStages
 from decnn_tvm.passes.use_blocked_layouts import UseBlockedLayouts
 from decnn_tvm.passes.widen_channels import WidenChannels
@@ -29,6 +30,7 @@ __all__ = [
     "LiftWeights",
     "NormalizeImages",
     "PropagatePlacement",
+    "SplitRows",
     "SplitStages",
     "UseBlockedLayouts",
     "WidenChannels",

@@ -34,6 +34,8 @@ from decnn_tvm.plan import (
 
 REDISTRIBUTE = "decnn.redistribute"
 _HOST = Host()
+# The part of a level that is in no band of rows; see `decnn_tvm.passes.split_rows`.
+BODY = (1, 0)
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +60,9 @@ class StageGraph:
     limits : mapping
         Calibrated magnitudes, for int8; a value that is not there has its scales per message.
 
-    `level` is the stage of each variable, -1 for inputs; `readers` the variables bound to what
-    reads it, in order.
+    `level` counts the movements up to each variable, -1 for inputs; `readers` are the variables
+    bound to what reads it, in order. `parts` orders what `SplitRows` made of a level, and `origins`
+    names the whole tensor that a band was cut from.
     """
 
     func: relax.Function
@@ -71,6 +74,8 @@ class StageGraph:
     shards: dict[str, WeightShard] = field(init=False)
     bound: dict[relax.Var, relax.Expr] = field(init=False)
     level: dict[relax.Var, int] = field(init=False)
+    parts: dict[str, tuple[int, int]] = field(init=False)
+    origins: dict[str, str] = field(init=False)
     readers: dict[relax.Var, list[relax.Var]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,6 +88,8 @@ class StageGraph:
         self.groups, self.decoupled = data["groups"], data["decoupled"]
         self.placements = {n: placement_from_json(p) for n, p in data["values"].items()}
         self.shards = {n: shard_from_json(s) for n, s in data["weights"].items()}
+        self.parts = {n: tuple(part) for n, part in data.get("parts", {}).items()}
+        self.origins = data.get("origins", {})
         self.bound = dict(bindings_of(self.func))
         self.level = dict.fromkeys(inputs_of(self.func), -1)
         for var, value in self.bound.items():
@@ -115,11 +122,12 @@ class StageGraph:
 
     def stages(self) -> list[list[relax.Var]]:
         """Return the variables computed in each stage that computes any, in order."""
-        members: dict[int, list[relax.Var]] = {}
+        members: dict[tuple[int, ...], list[relax.Var]] = {}
         for var, value in self.bound.items():
             if not is_movement(value) and isinstance(value, relax.Call | relax.TupleGetItem):
-                members.setdefault(self.level[var], []).append(var)
-        return [members[level] for level in sorted(members)]
+                key = (self.level[var], *self.parts.get(var.name, BODY))
+                members.setdefault(key, []).append(var)
+        return [members[key] for key in sorted(members)]
 
     def moved_on(self, source: relax.Var) -> bool:
         """Tell whether `source` came by a movement itself."""
@@ -146,7 +154,7 @@ class StageGraph:
         if self.wire != "int8":
             return Encoding(dtype=self.wire)
         axis, dtype = integers
-        limits = self.limits.get(source.name)
+        limits = self.limits.get(self.origins.get(source.name, source.name))
         elements = elements_per_scale(static_shape(source), axis)
         if limits is None and elements < LEAST_ELEMENTS:
             logger.debug("%s has %d elements to a scale: float32", source.name, elements)

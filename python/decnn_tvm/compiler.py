@@ -31,6 +31,7 @@ from decnn_tvm.package import (
     write_weights,
 )
 from decnn_tvm.passes.normalize_images import NormalizeImages
+from decnn_tvm.passes.split_rows import SplitRows
 from decnn_tvm.passes.split_stages import SplitStages, plan_of
 from decnn_tvm.passes.weights import unique_name
 from decnn_tvm.passes.wire_encoding import WireLimits
@@ -65,6 +66,7 @@ def compile_network(
     calibration_method: Method = "headroom",
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
+    row_tiles: int = 1,
     winograd: bool | None = None,
     records: Path | str | None = None,
     shipped_records: bool = True,
@@ -100,6 +102,10 @@ def compile_network(
     image_mean, image_std : sequence of float, optional
         With these the network's one input becomes pixels as uint8, and its first stage computes
         ``(pixel / 255 - mean) / std`` for each channel.
+    row_tiles : int
+        Bands of rows in which the layers beside an exchange run, so that what is sent leaves while
+        the rest is computed. It shortens the way of one sample; with several under way, devices
+        have other work meanwhile.
     winograd : bool, optional
         Compute wide 3 x 3 convolutions by Winograd's method where it is faster. Their weights take
         4 times the memory then. By default only where the network is not decoupled: one that is
@@ -138,7 +144,7 @@ def compile_network(
     }
     report = _Reporter(progress, 2 + len(resolved) * len(counts))
     report.step("placement" if limits is None else "placement and calibration")
-    split = split_network(network, workers, shares, all_shares, wire, limits)
+    split = split_network(network, workers, shares, all_shares, wire, limits, row_tiles)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / "package"
@@ -156,6 +162,7 @@ def split_network(
     all_shares: bool,
     wire: str,
     limits: Callable[[tvm.IRModule], WireLimits] | None = None,
+    row_tiles: int = 1,
 ) -> dict[int, tvm.IRModule]:
     """Return the stages for each number of channel groups on a device.
 
@@ -170,6 +177,8 @@ def split_network(
     groups, counts = group_counts(network, workers, shares, all_shares)
     spread = tvm.transform.Sequential(spreading_passes(groups))(network.module)
     found = limits(spread) if limits is not None else None
+    if row_tiles != 1:
+        spread = SplitRows(bands=row_tiles)(spread)  # type: ignore[operator]
     return {count: _split(spread, count, wire, network.name, found) for count in counts}
 
 

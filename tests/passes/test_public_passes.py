@@ -30,6 +30,7 @@ def test_exported_names():
         "LiftWeights",
         "NormalizeImages",
         "PropagatePlacement",
+        "SplitRows",
         "SplitStages",
         "UseBlockedLayouts",
         "WidenChannels",
