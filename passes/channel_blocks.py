@@ -61,7 +61,7 @@ def is_depthwise(call: relax.Call) -> bool:
 
 
 def keeps_channels(call: relax.Call) -> bool:
-    """Tell whether `call` maps channel c to channel c of its result, or concatenates them or rows."""
+    """Tell whether `call` maps channel c to channel c of its result, or joins tensors."""
     if not isinstance(call.op, tvm.ir.Op) or not is_feature_map(call):
         return False
     name = call.op.name

@@ -37,12 +37,18 @@ class Window:
         )
 
 
-def window_of(call: relax.Call, rows: tuple[int, int]) -> Window:
-    """Return what the output rows from ``rows[0]`` to before ``rows[1]`` of `call` need."""
+def window_of(call: relax.Call, rows: tuple[int, int], edges: Sequence[int] = ()) -> Window:
+    """Return what the output rows from ``rows[0]`` to before ``rows[1]`` of `call` need.
+
+    Rows that a stride skips at the end are taken too where they reach to the end of the tensor, or
+    to one of `edges`: what comes whole need not be cut.
+    """
     height = static_shape(call.args[0])[2]
     stride, top, reach = _geometry(call)
     first = rows[0] * stride - top
     last = (rows[1] - 1) * stride - top + reach + 1
+    whole = (edge for edge in (*edges, height) if last <= edge < last + stride)
+    last = min(whole, default=last)
     return Window((max(first, 0), min(last, height)), max(-first, 0), max(last - height, 0))
 
 

@@ -13,19 +13,20 @@ Bands are cut in the tensor that is exchanged, on even rows. Entry band k holds 
 need nothing beyond band k of the input, so it may start when that has come. A convolution's padding
 stays at the edge of the image; inside, a band reads its neighbours' rows (the halo).
 
-The kernel before an exchange is what leads to it from convolutions through elementwise operators that
-nothing else reads; the one behind it, each convolution that reads it, with the elementwise operators
-that follow. What else reads the exchanged tensor gets it joined again. Exact: no sum changes its
-terms or their order within a kernel.
+The kernel before an exchange is what leads to it from convolutions through elementwise operators
+that nothing else reads; the one behind it, each convolution that reads it, with the elementwise
+operators that follow. What else reads the exchanged tensor gets it joined again. Exact: no sum
+changes its terms.
 
 Runs after `PropagatePlacement` and before `SplitStages`, which makes a stage of every band by the
-``parts`` of the function attribute ``decnn.placement``. The function still computes the whole network.
+``parts`` in the function attribute ``decnn.placement``; ``ties`` there name what should have the
+channel block of a band that is sent. The function still computes the whole network.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -33,22 +34,19 @@ import tvm
 from tvm import relax
 
 from decnn_tvm.errors import PartitionError
-from decnn_tvm.passes.channel_blocks import ELEMENTWISE, is_feature_map, is_plain_convolution
+from decnn_tvm.passes.exchange_kernels import ExchangeKernels, is_convolution
 from decnn_tvm.passes.placement_inference import arguments, with_arguments
 from decnn_tvm.passes.row_windows import band_edges, output_edges, window_of
 from decnn_tvm.passes.stage_graph import REDISTRIBUTE, StageGraph, is_movement
 from decnn_tvm.passes.weights import (
     inputs_of,
-    is_call,
     static_shape,
     unique_name,
     weight_values,
     weight_vars,
     with_weights,
 )
-from decnn_tvm.plan import Placement, Sharded, placement_to_json
-
-logger = logging.getLogger(__name__)
+from decnn_tvm.plan import Placement, placement_to_json
 
 ENTRY, EXIT = 0, 2
 """Parts of a stage, in order; what is in no band is part 1."""
@@ -102,18 +100,10 @@ class _Splitter:
         }
         self.parts: dict[str, tuple[int, int]] = {}
         self.origins: dict[str, str] = {}
+        self.ties: list[tuple[str, str]] = []
         self.bands: dict[relax.Var, _Bands] = {}
-        # By the movement that follows: what is computed band by band before it.
-        self.exits = {target: self._exit(source) for target, source in graph.movements().items()}
-        banded = frozenset[relax.Var]().union(*self.exits.values())
-        # By its convolution: the kernel behind a movement, as a chain of variables.
-        self.entries = {
-            reader: self._entry(reader, banded)
-            for target, chain in self.exits.items()
-            for reader in graph.readers[target]
-            if chain and reader not in banded and is_plain_convolution(graph.bound[reader])
-        }
-        self.done = banded | {var for chain in self.entries.values() for var in chain[1:]}
+        self.kernels = ExchangeKernels(graph, count)
+        self.exits, self.entries = self.kernels.exits, self.kernels.entries
 
     def rewrite(self) -> relax.Function:
         """Return the function."""
@@ -122,7 +112,7 @@ class _Splitter:
         with self.builder.function("main", [*inputs, *weights]):
             with self.builder.dataflow():
                 for var, value in graph.bound.items():
-                    if var not in self.done:
+                    if var not in self.kernels.computed_in_bands:
                         self._bind(var, value)
                 outputs = [self.new[var] for var in graph.outputs()]
                 result = outputs[0] if len(outputs) == 1 else relax.Tuple(outputs)
@@ -135,66 +125,11 @@ class _Splitter:
             "values": {name: placement_to_json(p) for name, p in self.values.items()},
             "parts": self.parts,
             "origins": self.origins,
+            "ties": self.ties,
         }
         return with_weights(whole, inputs, {var: values[var.name] for var in weights}).with_attr(
             "decnn.placement", json.dumps(data)
         )
-
-    def _exit(self, source: relax.Var) -> frozenset[relax.Var]:
-        """Return what computes the exchanged `source` from convolutions; nothing if it can't be."""
-        graph = self.graph
-        placement = graph.placement(source)
-        along = isinstance(placement, Sharded) and placement.axis == 1
-        if not along or not is_feature_map(source) or len(graph.readers[source]) != 1:
-            return frozenset()
-        if len(band_edges(static_shape(source)[2], self.count)) < 3:
-            return frozenset()
-        chain: set[relax.Var] = set()
-        found = self._collect(source, chain)
-        if not found:
-            logger.debug("%s is not sent in bands: no convolution right before it", source.name)
-        return frozenset(chain) if found else frozenset()
-
-    def _collect(self, var: relax.Var, chain: set[relax.Var]) -> bool:
-        """Add what leads to `var` row by row; tell whether there is a convolution."""
-        value = self.graph.bound.get(var)
-        if not isinstance(value, relax.Call) or len(self.graph.readers[var]) != 1:
-            return False
-        if is_plain_convolution(value):
-            chain.add(var)
-            return True
-        if not self._is_row_by_row(value):
-            return False
-        chain.add(var)
-        return any([self._collect(arg, chain) for arg in self.graph.read_by(value)])
-
-    def _is_row_by_row(self, call: relax.Call) -> bool:
-        """Tell whether row y of `call` comes from row y of its operands."""
-        if not isinstance(call.op, tvm.ir.Op) or not is_feature_map(call):
-            return False
-        if is_call(call, "relax.take"):
-            return int(call.attrs.axis) == 1
-        height = static_shape(call)[2]
-        tensors = [a for a in arguments(call) if isinstance(a.ty, relax.TensorType)]
-        rows = [static_shape(a)[-2] if a.ty.ndim >= 2 else 1 for a in tensors]
-        data = {*self.graph.read_by(call)}
-        return call.op.name in ELEMENTWISE and all(
-            extent == (height if tensor in data else 1)
-            for tensor, extent in zip(tensors, rows, strict=True)
-        )
-
-    def _entry(self, convolution: relax.Var, banded: frozenset[relax.Var]) -> list[relax.Var]:
-        """Return `convolution` and the elementwise operators that follow it."""
-        graph, chain = self.graph, [convolution]
-        while len(graph.readers[chain[-1]]) == 1:
-            (reader,) = graph.readers[chain[-1]]
-            value = graph.bound[reader]
-            if reader in banded or not isinstance(value, relax.Call) or is_movement(value):
-                break
-            if len(graph.read_by(value)) != 1 or not self._is_row_by_row(value):
-                break
-            chain.append(reader)
-        return chain
 
     def _bind(self, var: relax.Var, value: relax.Expr) -> None:
         if is_movement(value) and self.exits[var]:
@@ -232,9 +167,17 @@ class _Splitter:
         for index, rows in enumerate(_pairs(edges)):
             sent = self._rows(source, rows, self.exits[target], (EXIT, index))
             self.origins[str(sent.name)] = str(source.name)
+            beside = {arg for var in self.exits[target] for arg in self._beside(var)}
+            beside -= self.exits[target]
+            self.ties += [(str(self._read(arg).name), str(sent.name)) for arg in beside]
             marker = relax.op.call_pure_packed(REDISTRIBUTE, sent, ty_args=[sent.ty])
             tensors.append(self._emit(marker, target))
         self.bands[target] = _Bands(tuple(edges), tuple(tensors))
+
+    def _beside(self, var: relax.Var) -> list[relax.Var]:
+        """Return the feature maps that `var` has channel by channel in common."""
+        value = self.graph.bound[var]
+        return [] if is_convolution(value) else self.graph.read_by(value)
 
     def _receive_bands(self, chain: list[relax.Var]) -> None:
         call = self.graph.bound[chain[0]]
@@ -259,8 +202,9 @@ class _Splitter:
         if var not in chain:
             return self._slice(var, rows, part)
         value = self.graph.bound[var]
-        if is_plain_convolution(value):
-            window = window_of(value, rows)
+        if is_convolution(value):
+            bands = self.bands.get(value.args[0]) if part[0] == ENTRY else None
+            window = window_of(value, rows, bands.edges if bands else ())
             data = self._rows(value.args[0], window.rows, chain, part)
             return self._emit(window.convolve(value, data), var, part)
         data = set(self.graph.read_by(value))
@@ -294,5 +238,4 @@ class _Splitter:
 
 
 def _pairs(edges: Iterable[int]) -> list[tuple[int, int]]:
-    listed = list(edges)
-    return list(zip(listed, listed[1:], strict=False))
+    return list(itertools.pairwise(edges))

@@ -141,7 +141,11 @@ class _Planner:
                 if movement is not None
             ),
         )
-        return with_blocks(plan, preferred_block)
+        sent = {self.graph.bound[t].args[1].name: move.source for t, move in self.moves.items()}
+        crossing = {value.name for value in plan.values}
+        ties = [(one, sent.get(other, other)) for one, other in graph.ties]
+        kept = [tie for tie in ties if crossing.issuperset(tie)]
+        return with_blocks(plan, preferred_block, kept)
 
     def _stage(self, index: int, variables: list[relax.Var]) -> Stage:
         graph, inside = self.graph, set(variables)

@@ -62,7 +62,8 @@ class StageGraph:
 
     `level` counts the movements up to each variable, -1 for inputs; `readers` are the variables
     bound to what reads it, in order. `parts` orders what `SplitRows` made of a level, and `origins`
-    names the whole tensor that a band was cut from.
+    names the whole tensor that a band was cut from; `ties` are pairs of values that should have
+    the same channel block.
     """
 
     func: relax.Function
@@ -76,6 +77,7 @@ class StageGraph:
     level: dict[relax.Var, int] = field(init=False)
     parts: dict[str, tuple[int, int]] = field(init=False)
     origins: dict[str, str] = field(init=False)
+    ties: list[tuple[str, str]] = field(init=False)
     readers: dict[relax.Var, list[relax.Var]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +92,7 @@ class StageGraph:
         self.shards = {n: shard_from_json(s) for n, s in data["weights"].items()}
         self.parts = {n: tuple(part) for n, part in data.get("parts", {}).items()}
         self.origins = data.get("origins", {})
+        self.ties = [tuple(tie) for tie in data.get("ties", [])]
         self.bound = dict(bindings_of(self.func))
         self.level = dict.fromkeys(inputs_of(self.func), -1)
         for var, value in self.bound.items():

@@ -24,9 +24,9 @@ from decnn_tvm.linking import link_shared_library
 from decnn_tvm.lowering import build_stages
 from decnn_tvm.network import Network
 from decnn_tvm.package import (
-    MANIFEST,
     Package,
     TargetLibraries,
+    check_replaceable,
     write_manifest,
     write_weights,
 )
@@ -132,7 +132,7 @@ def compile_network(
         `records` holds none, or damaged ones.
     """
     path = Path(out)
-    _check_replaceable(path)
+    check_replaceable(path)
     network = _with_image_input(network, image_mean, image_std)
     limits = _calibrator(wire, calibration, calibration_method)
     _, counts = group_counts(network, workers, shares, all_shares)
@@ -296,14 +296,3 @@ def _by_folder(targets: Sequence[CpuTarget]) -> dict[str, CpuTarget]:
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60]
         folders[unique_name(slug, folders)] = target
     return folders
-
-
-def _check_replaceable(path: Path) -> None:
-    if (
-        path.exists()
-        and not (path / MANIFEST).is_file()
-        and (not path.is_dir() or any(path.iterdir()))
-    ):
-        raise CompileError(
-            f"{path}: exists and is no package, so it is not replaced. Choose another folder."
-        )

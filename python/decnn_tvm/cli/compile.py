@@ -16,6 +16,7 @@ from decnn_tvm.cli.options import (
     add_model,
     add_split,
     load_model,
+    positive,
     split_options,
 )
 from decnn_tvm.cli.show_plan import summarize
@@ -44,6 +45,14 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     )
     add_split(parser)
     add_images(parser)
+    parser.add_argument(
+        "--row-tiles",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="run the layers beside an exchange in N bands of rows, which leave one by one: a "
+        "shorter way for one sample on slow links (1)",
+    )
     parser.add_argument(
         "--target",
         action="append",
@@ -80,6 +89,7 @@ def execute(options: argparse.Namespace) -> None:
             records=options.records,
             shipped_records=options.shipped_records,
             progress=progress,
+            row_tiles=options.row_tiles,
             **images,
             **split_options(options),
         )
