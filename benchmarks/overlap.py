@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(sessions: dict[int, Session], image: Array, rounds: int) -> list[dict[str, Any]]:
     """Return the rows of all rates."""
-    reference = sessions[1].run(image)
+    reference = _output(sessions[1], image)
     largest = float(np.abs(reference).max())
     compute, sent = _work(sessions[1], image)
     rows = []
@@ -82,14 +83,19 @@ def measure(sessions: dict[int, Session], image: Array, rounds: int) -> list[dic
         _limit(rate)
         progress(f"{rate / 1e6:.0f} Mb/s")
         calls: dict[str, Callable[[], object]] = {
-            str(tiles): (lambda session=session: session.run(image))
-            for tiles, session in sessions.items()
+            str(tiles): partial(session.run, image) for tiles, session in sessions.items()
         }
         times = interleave(calls, rounds=rounds, seconds=1.5)
         for tiles, session in sessions.items():
-            error = float(np.abs(session.run(image) - reference).max()) / largest
+            error = float(np.abs(_output(session, image) - reference).max()) / largest
             rows.append(_row(part, rate, tiles, times, error))
     return rows
+
+
+def _output(session: Session, image: Array) -> Array:
+    result = session.run(image)
+    assert isinstance(result, np.ndarray)
+    return result
 
 
 def _row(

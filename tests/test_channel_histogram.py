@@ -4,7 +4,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from decnn_tvm.channel_histogram import BINS, HEADROOM, ChannelHistogram
+from decnn_tvm.channel_histogram import BINS, HEADROOM, METHODS, ChannelHistogram
+from decnn_tvm.cli import image_options
 
 
 def _filled(*parts):
@@ -63,3 +64,7 @@ def test_percentile_cuts_off_one_in_ten_thousand():
     values[0, -5:] = 50.0
     assert _filled(values).limits("percentile", 255)[0] == pytest.approx(1.0, abs=0.05)
     assert _filled(values).limits("max", 255)[0] == 50.0
+
+
+def test_the_command_line_offers_every_method():
+    assert image_options.METHODS == METHODS

@@ -276,14 +276,14 @@ def _check(plan: Plan) -> None:
     if unknown:
         raise ValueError(f"unknown names {unknown}")
     for value in plan.values:
+        if value.dtype not in WIRE_BYTES:
+            raise ValueError(f"{value.name!r} is of {value.dtype!r}")
         if isinstance(value.placement, Sharded) and len(value.placement.groups) != plan.groups:
             raise ValueError(f"{value.name!r} is not over {plan.groups} groups")
     dtypes = {value.name: value.dtype for value in plan.values}
     for movement in plan.movements:
         if {dtypes[movement.source], dtypes[movement.target]} != {movement.wire}:
             raise ValueError(f"{movement} does not join two values of {movement.wire!r}")
-        if movement.wire not in WIRE_BYTES:
-            raise ValueError(f"{movement} travels as {movement.wire!r}")
     for weight in plan.weights:
         if weight.combine not in ("replicate", "concat", "sum"):
             raise ValueError(f"{weight.name!r} is joined by {weight.combine!r}")

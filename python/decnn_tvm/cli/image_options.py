@@ -8,14 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decnn_tvm.channel_histogram import METHODS
 from decnn_tvm.cli.options import numbers
-from decnn_tvm.cli.samples import Normalization, Sample, read_sample
 from decnn_tvm.errors import InputError
 from decnn_tvm.plan import Host, Value
 
 if TYPE_CHECKING:
+    from decnn_tvm.cli.samples import Normalization, Sample
     from decnn_tvm.network import Network
+
+METHODS = ("headroom", "max", "percentile", "mse")
+"""Those of `decnn_tvm.channel_histogram`, which is not imported before it is needed."""
 
 
 def add_images(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +54,8 @@ def image_options(options: argparse.Namespace, network: Network) -> dict[str, An
     InputError
         Options that need another one, or a folder without samples.
     """
+    from decnn_tvm.cli.samples import Normalization
+
     given = {name: getattr(options, name) for name in ("mean", "std") if getattr(options, name)}
     if given and not (options.uint8_input or options.calibrate):
         raise InputError("--mean, --std: they need --uint8-input or --calibrate. Leave them out.")
@@ -78,6 +82,8 @@ def _sample_files(folder: Path) -> list[Path]:
 def _samples(
     files: Sequence[Path], network: Network, normalization: Normalization, pixels: bool
 ) -> Iterator[Sample]:
+    from decnn_tvm.cli.samples import read_sample
+
     inputs = [
         Value(
             name=info.name,
