@@ -27,6 +27,7 @@ _LAYERS = {template.block for template in _TEMPLATES}
 # What TVM's own lowering calls the kernels of such layers. Kernels bear their operators' names;
 # the blocks within bear those of variables too, which may say "conv" before a mean.
 _UNSCHEDULED = ("conv", "dense")
+_POOLING = "pool"
 
 
 @tvm.transform.module_pass(opt_level=0, name="decnn.ScheduleKernels")
@@ -39,11 +40,13 @@ class ScheduleKernels:
         Raises
         ------
         CompileError
-            If no rule takes a convolution or a dense layer.
+            If no rule takes a convolution, a dense layer or a pooling layer.
         """
         mod = ApplyDefaultSchedule(*_TEMPLATES)(mod)
         _check_scheduled(mod)
-        return ApplyDefaultSchedule(Leftovers())(mod)
+        mod = ApplyDefaultSchedule(Leftovers())(mod)
+        _check_pooling(mod)
+        return mod
 
 
 def is_layer(func: object) -> bool:
@@ -66,6 +69,20 @@ def _check_scheduled(mod: tvm.IRModule) -> None:
                     f"no schedule for the layer {var.name_hint!r} (operands and result "
                     f"{shapes}); expected a 2-D float32 convolution in NCHW or a "
                     "dense layer"
+                )
+
+
+def _check_pooling(mod: tvm.IRModule) -> None:
+    """Make sure that the reductions of pooling layers start outside their innermost loops."""
+    for var, func in mod.functions_items():
+        if isinstance(func, tirx.PrimFunc) and _POOLING in var.name_hint:
+            sch = s_tir.Schedule(func)
+            blocks = sch.get_child_blocks(sch.get_sblock("root"))
+            if any(sch.get(block).init is not None for block in blocks):
+                shapes = [tuple(int(extent) for extent in param.shape) for param in func.params]
+                raise CompileError(
+                    f"no schedule for the pooling layer {var.name_hint!r} (operands and result "
+                    f"{shapes}); expected windows and images of constant size"
                 )
 
 

@@ -14,7 +14,9 @@ activation, cast) is computed tile by tile, from registers.
 
 Parameters of the template: the tile; whether a row of tiles is taken through all channel blocks
 before the next row (its input stays in the cache) or a channel block through all rows (its weights
-do); and how far the innermost loop of the reduction is unrolled.
+do); and how far the innermost loop of the reduction is unrolled. Where the tile's channel blocks do
+not divide those of a group, the passes over them are unrolled, so that the last, smaller one has
+a kernel of its own.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from decnn_tvm.schedules.template import (
     operands,
     ranked,
 )
-from decnn_tvm.schedules.vectors import vector_lanes, vector_registers
+from decnn_tvm.schedules.vectors import core_count, vector_lanes, vector_registers
 
 TILE = "decnn.tile"
 GROUPS = "decnn.groups"
@@ -205,10 +207,13 @@ class DirectConvolution(Template[DirectChoice]):
         groups = int(sch.get(block).annotations[GROUPS])
         n, o, y, x, lane, *reduction = sch.get_loops(block)
         group, o = sch.split(o, [groups, None])
+        uneven = int(sch.get(o).extent) % choice.tile.blocks > 0
         o, o_in = sch.split(o, [None, choice.tile.blocks])
         y, y_in = sch.split(y, [None, choice.tile.rows])
         x, x_in = sch.split(x, [None, choice.tile.columns])
-        outer = [y, o] if choice.rows_first else [o, y]
+        # Unrolled passes have no place outside the rows that several cores share.
+        rows_first = choice.rows_first or (uneven and core_count(target) > 1)
+        outer = [y, o] if rows_first else [o, y]
         if choice.unroll > 1:
             reduction[-1:] = sch.split(reduction[-1], [None, choice.unroll])
             sch.unroll(reduction[-1])
@@ -216,7 +221,9 @@ class DirectConvolution(Template[DirectChoice]):
         sch.reorder(*outer, x, *reduction, y_in, x_in, o_in, lane)
         append_epilogue(sch, block, after, x, target)
         unroll_tile(sch, [y_in, x_in, o_in], lane, target)
-        spread_over_cores(sch, [n, group, *outer], target)
+        if uneven:
+            sch.unroll(o)
+        spread_over_cores(sch, [n, group, y] if uneven else [n, group, *outer], target)
         start = sch.decompose_reduction(block, reduction[0])
         *tile, lane = sch.get_loops(start)[-4:]
         unroll_tile(sch, tile, lane, target)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The generic rule: elementwise, pooling, layout and cast loops, and whatever else is left.
 
-What is one value per element is inlined into its reader; inner loops over a channel block are
-vectorised, reductions run inside them. Everything else is left to LLVM.
+What is one value per element is inlined into its reader; inner loops over a channel block or a part
+of a row are vectorised, with reductions around them. Everything else is left to LLVM.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.s_tir.schedule import SBlockRV, ScheduleError
 
 from decnn_tvm.schedules.epilogue import MAX_VECTOR, inline_all, spread_over_cores, vectorize_last
+from decnn_tvm.schedules.template import divisors
+from decnn_tvm.schedules.vectors import MIN_LANES
 
 # Starting threads takes some microseconds, in which a core writes about so many elements.
 LEAST_SIZE = 1 << 14
@@ -31,7 +33,7 @@ class Leftovers(ScheduleRule):  # type: ignore[misc]
         sch = s_tir.Schedule(func)
         for block in inline_all(sch, sch.get_child_blocks(sch.get_sblock("root"))):
             if _is_reduction(sch, block):
-                _vectorize_reduction(sch, block, target)
+                _schedule_reduction(sch, block, target)
             else:
                 vectorize_last(sch, block)
                 _spread(sch, block, target)
@@ -56,21 +58,30 @@ def _is_reduction(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     return any(axis.iter_type == tirx.IterVar.CommReduce for axis in sch.get(block).iter_vars)
 
 
-def _vectorize_reduction(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> None:
-    """Move the last spatial loop inside the reduction and vectorise it, if it is short."""
+def _schedule_reduction(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> None:
+    """Move the last spatial loop, or a vector's worth of it, inside the reduction."""
     loops = sch.get_loops(block)
     kinds = [axis.iter_type for axis in sch.get(block).iter_vars]
     if len(loops) != len(kinds) or sch.get(block).init is None:
         return
     spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == 0]
     reduced = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == 2]
-    extent = sch.get(spatial[-1]).extent if spatial else None
-    if len(spatial) + len(reduced) != len(loops) or not isinstance(extent, tirx.IntImm):
+    if not spatial or len(spatial) + len(reduced) != len(loops):
         return
-    if not 1 < int(extent) <= MAX_VECTOR:
+    last = spatial[-1]
+    extent = sch.get(last).extent
+    if not isinstance(extent, tirx.IntImm):
         return
-    sch.reorder(*spatial[:-1], *reduced, spatial[-1])
-    sch.vectorize(spatial[-1])
+    vector = max(size for size in divisors(int(extent)) if size <= MAX_VECTOR)
+    if MIN_LANES <= vector < int(extent):
+        outer, last = sch.split(last, [None, vector])
+        spatial = [*spatial[:-1], outer, last]
+    sch.reorder(*spatial[:-1], *reduced, last)
+    # Rows of a prime length are left to LLVM's own vectoriser.
+    is_vector = 1 < int(sch.get(last).extent) <= MAX_VECTOR
+    if is_vector:
+        sch.vectorize(last)
     _spread(sch, block, target)
     start = sch.decompose_reduction(block, reduced[0])
-    sch.vectorize(sch.get_loops(start)[-1])
+    if is_vector:
+        sch.vectorize(sch.get_loops(start)[-1])

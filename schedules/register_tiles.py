@@ -33,6 +33,9 @@ CACHE_BYTES = 1 << 20
 STREAM_BYTES = 8.0
 # Cycles per vector copied into a padded input: a load, a store and their cache misses.
 COPY_CYCLES = 2.0
+# Passes over the channel blocks whose last is smaller are unrolled, each with a kernel of its own.
+MAX_UNEVEN = 4
+MAX_BLOCKS = 8
 MAX_ROWS = 4
 # A tuner may try higher tiles than the model prefers.
 MAX_TUNED_ROWS = 8
@@ -56,7 +59,7 @@ class TileProblem:
     height, width
         Output pixels.
     blocks
-        Channel blocks per group; a tile's blocks divide it.
+        Channel blocks per group, taken in at most `MAX_UNEVEN` passes if a tile's do not divide it.
     vectors
         Vector registers that one channel block takes.
     steps
@@ -70,6 +73,8 @@ class TileProblem:
         anyway.
     input_bytes
         Size of the input, which is read once for each tile of channel blocks.
+    even
+        A tile's channel blocks must divide those of the group.
     """
 
     height: int
@@ -81,6 +86,7 @@ class TileProblem:
     vector_bytes: int
     copied: float = 0.0
     input_bytes: int = 0
+    even: bool = False
 
 
 def streaming_cycles(size: float) -> float:
@@ -105,18 +111,25 @@ def dividing_tiles(problem: TileProblem) -> list[Tile]:
 
 def cycles(problem: TileProblem, tile: Tile) -> float:
     """Estimate the cycles that `problem` takes with `tile`."""
-    pixels = tile.rows * tile.columns
-    vectors = tile.blocks * problem.vectors
+    rows, columns = -(-problem.height // tile.rows), -(-problem.width // tile.columns)
+    passes, left = divmod(problem.blocks, tile.blocks)
+    each = passes * _tile_cycles(problem, tile, tile.blocks)
+    if left:
+        each += _tile_cycles(problem, tile, left)
+    extended = problem.height % tile.rows or problem.width % tile.columns
+    copy = COPY_CYCLES * problem.copied if extended else 0.0
+    reads = passes + bool(left)
+    lines = reads * problem.input_bytes / LINE_BYTES * LINE_CYCLES
+    return rows * columns * each + copy + lines
+
+
+def _tile_cycles(problem: TileProblem, tile: Tile, blocks: int) -> float:
+    """Estimate the cycles of one tile of pixels and `blocks` channel blocks."""
+    pixels, vectors = tile.rows * tile.columns, blocks * problem.vectors
     work = max(pixels * vectors / 2, LOAD_CYCLES * (pixels + vectors), CHAINS / 2)
     if problem.steps * vectors * problem.vector_bytes > L1_BYTES:
         work += PANEL_CYCLES * vectors
-    rows, columns = -(-problem.height // tile.rows), -(-problem.width // tile.columns)
-    passes = problem.blocks // tile.blocks
-    extended = problem.height % tile.rows or problem.width % tile.columns
-    copy = COPY_CYCLES * problem.copied if extended else 0.0
-    lines = passes * problem.input_bytes / LINE_BYTES * LINE_CYCLES
-    each = problem.steps * work + STORE_CYCLES * pixels * vectors
-    return rows * columns * passes * each + copy + lines
+    return problem.steps * work + STORE_CYCLES * pixels * vectors
 
 
 def _candidates(problem: TileProblem, max_rows: int) -> list[Tile]:
@@ -124,10 +137,15 @@ def _candidates(problem: TileProblem, max_rows: int) -> list[Tile]:
     shapes = product(
         range(1, min(max_rows, problem.height) + 1),
         range(1, min(room - 1, problem.width) + 1),
-        [size for size in range(1, 9) if problem.blocks % size == 0],
+        [size for size in range(1, MAX_BLOCKS + 1) if _is_taken(problem, size)],
     )
     return [
         Tile(rows=rows, columns=columns, blocks=blocks)
         for rows, columns, blocks in shapes
         if (rows * columns + 1) * blocks <= room
     ]
+
+
+def _is_taken(problem: TileProblem, size: int) -> bool:
+    passes, left = divmod(problem.blocks, size)
+    return passes > 0 and (not left or (not problem.even and passes < MAX_UNEVEN))

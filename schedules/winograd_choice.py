@@ -53,6 +53,7 @@ def choose_winograd(
         steps=inputs,
         registers=direct.registers,
         vector_bytes=direct.vector_bytes,
+        even=True,
     )
     tile = choose_tile(products)
     rows = -(-height // tile.rows)

@@ -237,6 +237,7 @@ def _products_problem(
         steps=chunks * in_block,
         registers=vector_registers(target),
         vector_bytes=4 * vector_lanes(target),
+        even=True,
     )
     return problem, float_bytes(points[1:])
 
