@@ -27,7 +27,7 @@ test-slow: $(VENV)/test.stamp ## run the tests on full-size networks
 
 bench: $(VENV)/bench.stamp ## compare with ONNX Runtime and ncnn, fuzz; figures go to bench-out/
 	mkdir -p bench-out
-	for name in single_device kernels tuning arm_code fuzz encryption; do \
+	for name in single_device kernels tuning arm_code wires fuzz encryption; do \
 	  $(BIN)/python -m benchmarks.$$name --json bench-out/$$name.json || exit 1; \
 	done
 

@@ -13,7 +13,9 @@ from decnn_tvm.passes.fold_batch_norm import FoldBatchNorm
 from decnn_tvm.passes.fold_weight_transforms import FoldWeightTransforms
 from decnn_tvm.passes.insert_channel_shuffle import InsertChannelShuffle
 from decnn_tvm.passes.lift_weights import LiftWeights
+from decnn_tvm.passes.normalize_images import NormalizeImages
 from decnn_tvm.passes.propagate_placement import PropagatePlacement
+from decnn_tvm.passes.split_rows import SplitRows
 from decnn_tvm.passes.split_stages import SplitStages
 from decnn_tvm.passes.use_blocked_layouts import UseBlockedLayouts
 from decnn_tvm.passes.widen_channels import WidenChannels
@@ -26,7 +28,9 @@ __all__ = [
     "FoldWeightTransforms",
     "InsertChannelShuffle",
     "LiftWeights",
+    "NormalizeImages",
     "PropagatePlacement",
+    "SplitRows",
     "SplitStages",
     "UseBlockedLayouts",
     "WidenChannels",

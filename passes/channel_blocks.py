@@ -61,14 +61,16 @@ def is_depthwise(call: relax.Call) -> bool:
 
 
 def keeps_channels(call: relax.Call) -> bool:
-    """Tell whether `call` maps channel c to channel c of its result, or concatenates channels."""
+    """Tell whether `call` maps channel c to channel c of its result, or joins tensors."""
     if not isinstance(call.op, tvm.ir.Op) or not is_feature_map(call):
         return False
     name = call.op.name
     if name in REDUCTIONS:
         return is_spatial_reduction(call)
     if name == "relax.concat":
-        return call.attrs.axis is not None and int(call.attrs.axis) % 4 == 1
+        return call.attrs.axis is not None and int(call.attrs.axis) % 4 in (1, 2)
+    if name == "relax.strided_slice":
+        return [int(axis.value) % 4 for axis in call.args[1].fields] == [2]
     return (
         name in ELEMENTWISE
         or (name in POOLING and call.attrs.layout == "NCHW" and call.attrs.out_layout == "NCHW")

@@ -226,7 +226,7 @@ class _Emitter(PyExprMutator):  # type: ignore[misc]
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         """Emit the rewritten binding under its old name."""
         # Not visit_expr: it would check shapes before the rewrite has had its turn.
-        value = self.rewrite(self.builder_, binding.var, _substituted(binding.value, self.new))
+        value = self.rewrite(self.builder_, binding.var, substituted(binding.value, self.new))
         inner = isinstance(binding.var, relax.DataflowVar)
         local = inner or not self.builder_.current_block_is_dataflow()
         emit = self.builder_.emit if local else self.builder_.emit_output
@@ -234,14 +234,15 @@ class _Emitter(PyExprMutator):  # type: ignore[misc]
         self.set_var_remap(binding.var, self.new[binding.var])
 
 
-def _substituted(value: relax.Expr, new: Mapping[relax.Var, relax.Var]) -> relax.Expr:
+def substituted(value: relax.Expr, new: Mapping[relax.Var, relax.Var]) -> relax.Expr:
+    """Return `value`, the right side of a binding, reading other variables."""
     if isinstance(value, relax.Var):
         return new.get(value, value)
     if isinstance(value, relax.TupleGetItem):
-        return relax.TupleGetItem(_substituted(value.tuple_value, new), value.index)
+        return relax.TupleGetItem(substituted(value.tuple_value, new), value.index)
     if isinstance(value, relax.Tuple):
-        return relax.Tuple([_substituted(field, new) for field in value.fields])
+        return relax.Tuple([substituted(field, new) for field in value.fields])
     if isinstance(value, relax.Call):
-        args = [_substituted(arg, new) for arg in value.args]
+        args = [substituted(arg, new) for arg in value.args]
         return relax.Call(value.op, args, value.attrs, value.ty_args, value.span)
     return value

@@ -9,7 +9,8 @@ for every `groups_per_device`; ``decnn.weights``, a map of weight names to one s
 group (to a single tensor where it is replicated).
 
 A value is in stage s if computing it takes s movements one after another; all movements between
-two stages run at the same time. Runs after `PropagatePlacement`. Exact but for float16 wires.
+two stages run at the same time. Runs after `PropagatePlacement`. Exact but for what
+`decnn_tvm.passes.wire_encoding` rounds.
 """
 
 from __future__ import annotations
@@ -20,16 +21,15 @@ import tvm
 from tvm import relax
 
 from decnn_tvm.errors import PartitionError
-from decnn_tvm.passes.localize import is_renaming, localize
-from decnn_tvm.passes.placement_inference import arguments, with_arguments
+from decnn_tvm.passes.stage_builder import StageBuilder
 from decnn_tvm.passes.stage_graph import StageGraph
 from decnn_tvm.passes.weights import Array, inputs_of, static_shape, weight_values
+from decnn_tvm.passes.wire_encoding import WIRES, WireLimits, scale_shape
+from decnn_tvm.passes.wire_scales import WireScales
 from decnn_tvm.placement.boundary_blocks import with_blocks
 from decnn_tvm.placement.shard import slice_weight
 from decnn_tvm.plan import Host, Plan, Stage, Value, Weight
 from decnn_tvm.schedules.blocks import preferred_block
-
-WIRES = ("float32", "float16")
 
 
 @tvm.transform.module_pass(opt_level=0, name="decnn.SplitStages")
@@ -40,10 +40,14 @@ class SplitStages:
     ----------
     groups_per_device : int
         How many channel groups the device owns.
-    wire : {"float32", "float16"}
-        Element type of exchanged activations; partial sums, inputs and outputs stay float32.
+    wire : {"float32", "float16", "int8"}
+        Element type of exchanged activations; partial sums and outputs stay float32. int8 stands
+        for uint8 where no value is negative.
     model : str
         The name that the plan bears.
+    limits : mapping of str to array, optional
+        For int8: the largest magnitude of each channel of the exchanged values, by their names in
+        ``main``. Values that are not there are scaled per message.
 
     Raises
     ------
@@ -52,31 +56,39 @@ class SplitStages:
     """
 
     def __init__(
-        self, *, groups_per_device: int = 1, wire: str = "float32", model: str = "main"
+        self,
+        *,
+        groups_per_device: int = 1,
+        wire: str = "float32",
+        model: str = "main",
+        limits: WireLimits | None = None,
     ) -> None:
         if wire not in WIRES:
             raise PartitionError(f"SplitStages: wire {wire!r}, expected one of {WIRES}.")
         self.groups_per_device = groups_per_device
         self.wire = wire
         self.model = model
+        self.limits = limits or {}
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Replace ``main`` by its stages."""
-        graph = StageGraph(mod["main"], self.wire)
+        graph = StageGraph(mod["main"], self.wire, self.limits)
         if not 1 <= self.groups_per_device <= graph.groups:
             raise PartitionError(
                 f"SplitStages: groups_per_device={self.groups_per_device}, but the network has "
                 f"{graph.groups} channel groups. Pass a number from 1 to {graph.groups}."
             )
-        plan = _Planner(graph, self.model).plan()
+        planner = _Planner(graph, self.model)
+        plan = planner.plan()
         functions = {
-            stage.function: _StageBuilder(graph, plan, stage, members, self.groups_per_device)
+            stage.function: StageBuilder(graph, plan, stage, members, self.groups_per_device)
             .build()
             .with_attr("global_symbol", stage.function)
             for stage, members in zip(plan.stages, graph.stages(), strict=True)
         }
         kernels = {v: f for v, f in mod.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
-        weights = {n: [tvm.runtime.tensor(s) for s in v] for n, v in shard_weights(graph).items()}
+        slices = {**shard_weights(graph), **planner.scales.slices(graph.groups)}
+        weights = {n: [tvm.runtime.tensor(s) for s in v] for n, v in slices.items()}
         return tvm.IRModule(functions | kernels).with_attrs(
             {"decnn.plan": json.dumps(plan.to_json()), "decnn.weights": weights}
         )
@@ -105,6 +117,9 @@ class _Planner:
     def __init__(self, graph: StageGraph, model: str) -> None:
         self.graph, self.model = graph, model
         self.moves = {target: graph.movement(target) for target in graph.movements()}
+        moved = {target: graph.scale_movement(target) for target in self.moves}
+        self.scale_moves = {target: move for target, move in moved.items() if move is not None}
+        self.scales = WireScales(graph)
 
     def plan(self) -> Plan:
         graph = self.graph
@@ -119,25 +134,38 @@ class _Planner:
             values=tuple(self._values(stages)),
             weights=tuple(self._weights()),
             stages=stages,
-            movements=tuple(self.moves.values()),
+            movements=tuple(
+                movement
+                for target in self.moves
+                for movement in (self.moves[target], self.scale_moves.get(target))
+                if movement is not None
+            ),
         )
-        return with_blocks(plan, preferred_block)
+        sent = {self.graph.bound[t].args[1].name: move.source for t, move in self.moves.items()}
+        crossing = {value.name for value in plan.values}
+        ties = [(one, sent.get(other, other)) for one, other in graph.ties]
+        kept = [tie for tie in ties if crossing.issuperset(tie)]
+        return with_blocks(plan, preferred_block, kept)
 
     def _stage(self, index: int, variables: list[relax.Var]) -> Stage:
         graph, inside = self.graph, set(variables)
-        inputs = {
-            v.name: None
-            for m in variables
-            for v in graph.read_by(graph.bound[m])
-            if v not in inside
-        }
+        read = dict.fromkeys(
+            v for m in variables for v in graph.read_by(graph.bound[m]) if v not in inside
+        )
+        inputs = [name for var in read for name in self._arrives_as(var)]
         outputs = dict.fromkeys(name for var in variables for name in self._leaves(var, inside))
+        weights = [w.name for w in graph.weights_read(variables)]
         return Stage(
             function=f"stage{index}",
             inputs=tuple(inputs),
-            weights=tuple(w.name for w in graph.weights_read(variables)),
+            weights=(*weights, *self.scales.read_by(inputs, outputs)),
             outputs=tuple(outputs),
         )
+
+    def _arrives_as(self, var: relax.Var) -> list[str]:
+        """Return the names under which `var` comes into a stage, its scales after it."""
+        scales = [self.scale_moves[var].target] if var in self.scale_moves else []
+        return [var.name, *scales]
 
     def _leaves(self, var: relax.Var, inside: set[relax.Var]) -> list[str]:
         """Return the names under which `var` leaves its stage."""
@@ -145,7 +173,8 @@ class _Planner:
         for user in self.graph.readers[var]:
             value = self.graph.bound[user]
             if user in self.moves:
-                names.append(self.moves[user].source)
+                moves = (self.moves[user], self.scale_moves.get(user))
+                names += [move.source for move in moves if move is not None]
             elif user not in inside and isinstance(value, relax.Call | relax.TupleGetItem):
                 names.append(var.name)
         return names
@@ -155,19 +184,38 @@ class _Planner:
         crossing = {n for s in stages for n in (*s.inputs, *s.outputs)}
         crossing |= {v.name for v in (*inputs_of(graph.func), *graph.outputs())}
         crossing |= {n for m in self.moves.values() for n in (m.source, m.target)}
-        dtypes = {t.name: graph.wire_dtype(t) for t in self.moves}
-        values = []
+        values: dict[str, Value] = {}
         for var in [*inputs_of(graph.func), *graph.bound]:
-            own = str(getattr(var.ty, "dtype", ""))
             placement = graph.placements.get(var.name, Host())
-            for name, dtype in {
-                var.name: dtypes.get(var.name, own),
-                f"{var.name}.{graph.wire}": graph.wire,
-            }.items():
+            for name, dtype in self._forms(var).items():
                 if name in crossing:
                     shape = static_shape(var)
-                    values.append(Value(name=name, shape=shape, dtype=dtype, placement=placement))
-        return values
+                    value = Value(name=name, shape=shape, dtype=dtype, placement=placement)
+                    values[name] = value
+        for target in self.scale_moves:
+            values |= {value.name: value for value in self._scale_values(target)}
+        return list(values.values())
+
+    def _forms(self, var: relax.Var) -> dict[str, str]:
+        """Return the names under which `var` may cross stages, with their element types."""
+        own = self.moves[var].wire if var in self.moves else str(getattr(var.ty, "dtype", ""))
+        sent = [self.moves[user] for user in self.graph.readers[var] if user in self.moves]
+        return {var.name: own} | {move.source: move.wire for move in sent}
+
+    def _scale_values(self, target: relax.Var) -> list[Value]:
+        """Return both ends of the movement of the scales of `target`."""
+        axis, move = self.graph.encoding(target).axis, self.scale_moves[target]
+        assert axis is not None
+        ends = {move.source: self.graph.bound[target].args[1], move.target: target}
+        return [
+            Value(
+                name=name,
+                shape=scale_shape(static_shape(var), axis),
+                dtype=move.wire,
+                placement=self.graph.scale_placement(var, axis),
+            )
+            for name, var in ends.items()
+        ]
 
     def _weights(self) -> list[Weight]:
         result = []
@@ -183,75 +231,4 @@ class _Planner:
                     axis=shard.axis,
                 )
             )
-        return result
-
-
-class _StageBuilder:
-    """Builds one stage function on local shapes."""
-
-    def __init__(
-        self, graph: StageGraph, plan: Plan, stage: Stage, members: list[relax.Var], count: int
-    ) -> None:
-        self.graph, self.plan, self.stage, self.members = graph, plan, stage, members
-        self.count = count
-        self.builder = relax.BlockBuilder()
-        self.local: dict[str, relax.Expr] = {}
-
-    def build(self) -> relax.Function:
-        values = [self.plan.value(name) for name in self.stage.inputs]
-        inputs = [self._param(v.name, v.local_shape(self.count), v.dtype) for v in values]
-        for name in self.stage.weights:
-            weight = self.plan.weight(name)
-            self.local[name] = self._param(name, weight.local_shape(self.count), weight.dtype)
-        params = [*inputs, *(self.local[name] for name in self.stage.weights)]
-        with self.builder.function(self.stage.function, params):
-            with self.builder.dataflow():
-                for value, param in zip(values, inputs, strict=True):
-                    self.local[value.name] = self._received(value, param)
-                for var in self.members:
-                    self.local[var.name] = self._bind(var)
-                outputs = [self._sent(name) for name in self.stage.outputs]
-                result = outputs[0] if len(outputs) == 1 else relax.Tuple(outputs)
-                result = self.builder.emit_output(result)
-            self.builder.emit_func_output(result)
-        blocks = {value.name: value.block for value in self.plan.values}
-        func = self.builder.finalize()[self.stage.function]
-        return (
-            func.with_attr("num_input", len(inputs))
-            .with_attr("decnn.input_blocks", [blocks[n] for n in self.stage.inputs])
-            .with_attr("decnn.output_blocks", [blocks[n] for n in self.stage.outputs])
-        )
-
-    def _param(self, name: str, shape: tuple[int, ...], dtype: str) -> relax.Var:
-        return relax.Var(name, relax.TensorType(shape, dtype))
-
-    def _received(self, value: Value, param: relax.Var) -> relax.Expr:
-        """Undo the cast of a wire narrower than the value that was sent."""
-        own = next(str(v.ty.dtype) for v in self.graph.level if v.name == value.name)
-        return param if own == value.dtype else self.builder.emit(relax.op.astype(param, own))
-
-    def _sent(self, name: str) -> relax.Expr:
-        if name in self.local:
-            return self.local[name]
-        stem, dtype = name.rsplit(".", 1)
-        return self.builder.emit(relax.op.astype(self.local[stem], dtype))
-
-    def _bind(self, var: relax.Var) -> relax.Expr:
-        value = self.graph.bound[var]
-        if isinstance(value, relax.TupleGetItem):
-            item = relax.TupleGetItem(self.local[value.tuple_value.name], value.index)
-            return self.builder.emit(item)
-        args = [self._argument(arg) for arg in arguments(value)]
-        first = next(iter(arguments(value)), None)
-        operand = self.graph.placements.get(first.name) if isinstance(first, relax.Var) else None
-        if is_renaming(value, operand):
-            return args[0]
-        args = with_arguments(value, args)
-        is_tensor = isinstance(var.ty, relax.TensorType)
-        shape = self.graph.local_shape(var, self.count) if is_tensor else ()
-        return self.builder.emit(
-            localize(value, args, operand, shape, self.builder, self.count), name_hint=var.name
-        )
-
-    def _argument(self, arg: relax.Expr) -> relax.Expr:
-        return self.local[arg.name] if isinstance(arg, relax.Var) else arg
+        return [*result, *self.scales.weights()]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -11,7 +12,14 @@ from tvm import relax
 
 from decnn_tvm.errors import PartitionError
 from decnn_tvm.passes.placement_inference import arguments, bindings_of, output_vars
+from decnn_tvm.passes.value_ranges import is_non_negative
 from decnn_tvm.passes.weights import inputs_of, is_call, static_shape, weight_vars
+from decnn_tvm.passes.wire_encoding import (
+    LEAST_ELEMENTS,
+    Encoding,
+    WireLimits,
+    elements_per_scale,
+)
 from decnn_tvm.placement.shard import WeightShard, shard_from_json
 from decnn_tvm.plan import (
     Host,
@@ -26,6 +34,10 @@ from decnn_tvm.plan import (
 
 REDISTRIBUTE = "decnn.redistribute"
 _HOST = Host()
+# The part of a level that is in no band of rows; see `decnn_tvm.passes.split_rows`.
+BODY = (1, 0)
+
+logger = logging.getLogger(__name__)
 
 
 def is_movement(expr: relax.Expr) -> bool:
@@ -44,20 +56,28 @@ class StageGraph:
     func : relax.Function
         The function that `PropagatePlacement` gave.
     wire : str
-        Element type of exchanged activations.
+        Element type of exchanged activations; int8 stands for uint8 too.
+    limits : mapping
+        Calibrated magnitudes, for int8; a value that is not there has its scales per message.
 
-    `level` is the stage of each variable, -1 for inputs; `readers` the variables bound to what
-    reads it, in order.
+    `level` counts the movements up to each variable, -1 for inputs; `readers` are the variables
+    bound to what reads it, in order. `parts` orders what `SplitRows` made of a level, and `origins`
+    names the whole tensor that a band was cut from; `ties` are pairs of values that should have
+    the same channel block.
     """
 
     func: relax.Function
     wire: str
+    limits: WireLimits = field(default_factory=dict)
     groups: int = field(init=False)
     decoupled: bool = field(init=False)
     placements: dict[str, Placement] = field(init=False)
     shards: dict[str, WeightShard] = field(init=False)
     bound: dict[relax.Var, relax.Expr] = field(init=False)
     level: dict[relax.Var, int] = field(init=False)
+    parts: dict[str, tuple[int, int]] = field(init=False)
+    origins: dict[str, str] = field(init=False)
+    ties: list[tuple[str, str]] = field(init=False)
     readers: dict[relax.Var, list[relax.Var]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +90,9 @@ class StageGraph:
         self.groups, self.decoupled = data["groups"], data["decoupled"]
         self.placements = {n: placement_from_json(p) for n, p in data["values"].items()}
         self.shards = {n: shard_from_json(s) for n, s in data["weights"].items()}
+        self.parts = {n: tuple(part) for n, part in data.get("parts", {}).items()}
+        self.origins = data.get("origins", {})
+        self.ties = [tuple(tie) for tie in data.get("ties", [])]
         self.bound = dict(bindings_of(self.func))
         self.level = dict.fromkeys(inputs_of(self.func), -1)
         for var, value in self.bound.items():
@@ -102,36 +125,81 @@ class StageGraph:
 
     def stages(self) -> list[list[relax.Var]]:
         """Return the variables computed in each stage that computes any, in order."""
-        members: dict[int, list[relax.Var]] = {}
+        members: dict[tuple[int, ...], list[relax.Var]] = {}
         for var, value in self.bound.items():
             if not is_movement(value) and isinstance(value, relax.Call | relax.TupleGetItem):
-                members.setdefault(self.level[var], []).append(var)
-        return [members[level] for level in sorted(members)]
+                key = (self.level[var], *self.parts.get(var.name, BODY))
+                members.setdefault(key, []).append(var)
+        return [members[key] for key in sorted(members)]
 
-    def wire_dtype(self, target: relax.Var) -> str:
-        """Return the element type in which the movement to `target` travels."""
+    def moved_on(self, source: relax.Var) -> bool:
+        """Tell whether `source` came by a movement itself."""
+        return source in self.bound and is_movement(self.bound[source])
+
+    def integers(self, target: relax.Var) -> tuple[int, str] | None:
+        """Return scaled axis and type of the movement to `target` as integers, if it may be so."""
         source = self.bound[target].args[1]
-        own = str(source.ty.dtype)
-        if source in self.bound and is_movement(self.bound[source]):
-            return self.wire_dtype(source)
-        fixed = Host | Partial | Replicated
-        exact = isinstance(self.placement(source), fixed) or self.placement(target) == _HOST
-        return own if exact or own != "float32" else self.wire
+        placement = self.placement(source)
+        if not isinstance(placement, Sharded) or self.placement(target) == _HOST:
+            return None
+        if str(source.ty.dtype) != "float32":
+            return None
+        return placement.axis, "uint8" if is_non_negative(source, self.bound) else "int8"
+
+    def encoding(self, target: relax.Var) -> Encoding:
+        """Return how the movement to `target` sends its value."""
+        source = self.bound[target].args[1]
+        if self.moved_on(source):
+            return self.encoding(source)
+        integers = self.integers(target)
+        if integers is None:
+            return Encoding(dtype=str(source.ty.dtype))
+        if self.wire != "int8":
+            return Encoding(dtype=self.wire)
+        axis, dtype = integers
+        limits = self.limits.get(self.origins.get(source.name, source.name))
+        elements = elements_per_scale(static_shape(source), axis)
+        if limits is None and elements < LEAST_ELEMENTS:
+            logger.debug("%s has %d elements to a scale: float32", source.name, elements)
+            return Encoding(dtype="float32")
+        return Encoding(dtype=dtype, axis=axis, limits=limits)
 
     def sent_as(self, target: relax.Var) -> str:
         """Return the name of the value that the movement to `target` sends."""
         source = self.bound[target].args[1]
-        if source in self.bound and is_movement(self.bound[source]):
+        dtype = self.encoding(target).dtype
+        if self.moved_on(source) or dtype == str(source.ty.dtype):
             return str(source.name)
-        dtype = self.wire_dtype(target)
-        name = str(source.name)
-        return name if dtype == str(source.ty.dtype) else f"{name}.{dtype}"
+        return f"{source.name}.{dtype}"
 
     def movement(self, target: relax.Var) -> Movement:
         """Return the movement that binds `target`."""
         source = self.bound[target].args[1]
-        kind = _kind(self.placement(source), self.placement(target))
-        return Movement(source=self.sent_as(target), target=target.name, kind=kind)
+        return Movement(
+            source=self.sent_as(target),
+            target=str(target.name),
+            kind=_kind(self.placement(source), self.placement(target)),
+            wire=self.encoding(target).dtype,
+        )
+
+    def scale_placement(self, var: relax.Var, axis: int) -> Placement:
+        """Return how the scales along `axis` of the value `var` are spread."""
+        placement = self.placement(var)
+        along = isinstance(placement, Sharded) and placement.axis == axis
+        return placement if along else Replicated()
+
+    def scale_movement(self, target: relax.Var) -> Movement | None:
+        """Return the movement of the scales that the value of `target` brings, if it does."""
+        encoding, source = self.encoding(target), self.bound[target].args[1]
+        if not encoding.per_message or encoding.axis is None:
+            return None
+        ends = [self.scale_placement(var, encoding.axis) for var in (source, target)]
+        return Movement(
+            source=scale_name(self.sent_as(target)),
+            target=scale_name(str(target.name)),
+            kind=_kind(*ends),
+            wire="float32",
+        )
 
     def weights_read(self, variables: Iterable[relax.Var]) -> list[relax.Var]:
         """Return the weights that the values of `variables` read, in the function's order."""
@@ -147,6 +215,11 @@ class StageGraph:
     def local_shape(self, var: relax.Var, group_count: int) -> tuple[int, ...]:
         """Return the shape of `var` on a device with `group_count` groups."""
         return local_shape(static_shape(var), self.placement(var), group_count)
+
+
+def scale_name(value: str) -> str:
+    """Return the name of the scales of the value called so."""
+    return f"{value}.scale"
 
 
 def _kind(source: Placement, target: Placement) -> str:

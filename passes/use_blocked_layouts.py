@@ -255,7 +255,7 @@ class _Rewriter(PyExprMutator):  # type: ignore[misc]
             for arg in call.args
         ]
         if call.op.name == "relax.concat":
-            return relax.op.concat(args[0], axis=1)
+            return relax.op.concat(args[0], axis=int(call.attrs.axis) % 4)
         return relax.Call(call.op, args, call.attrs, call.ty_args, call.span)
 
     def _operand(self, arg: relax.Expr, block: int) -> relax.Expr:

@@ -82,14 +82,15 @@ class Devices:
             return parts[0]
         if isinstance(placement, Partial):
             return sum(parts.values(), np.zeros(value.shape, value.dtype))
-        whole = np.full(value.shape, np.nan, value.dtype)
+        # float64 holds every wire type exactly, and "not held" too.
+        whole = np.full(value.shape, np.nan)
         for device, groups in enumerate(self.assignment):
             for position, index in enumerate(_held(placement, groups)):
                 if index != PAD:
                     where = (slice(None),) * placement.axis
                     whole[(*where, index)] = parts[device][(*where, position)]
         assert np.isfinite(whole).all(), f"{value.name}: nobody holds some of it"
-        return whole
+        return whole.astype(value.dtype)
 
     def _scatter(self, value: Value, whole: Array) -> dict[Any, Array]:
         placement = value.placement

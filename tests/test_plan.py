@@ -85,6 +85,14 @@ def test_placement_round_trip(placement):
     assert placement_from_json(json.loads(json.dumps(placement_to_json(placement)))) == placement
 
 
+def _retype(data, dtype):
+    """Let every value and movement have an element type."""
+    for value in data["values"]:
+        value["dtype"] = dtype
+    for movement in data["movements"]:
+        movement["wire"] = dtype
+
+
 def _damages():
     def edit(*path):
         def apply(change):
@@ -108,6 +116,9 @@ def _damages():
     yield edit("weights", 0)(lambda d: d.update(shape=7))
     yield edit("stages", 0)(lambda d: d.pop("function"))
     yield edit("movements", 0)(lambda d: d.update(speed=3))
+    yield edit("movements", 0)(lambda d: d.update(wire="float16"))
+    yield edit("values", 2)(lambda d: d.update(dtype="int8"))
+    yield edit()(lambda d: _retype(d, "int3"))
     yield edit()(lambda d: d.update(values=None))
     yield edit()(lambda d: d.update(groups="four"))
     yield edit()(lambda d: d.update(outputs="y"))

@@ -8,27 +8,33 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import tvm
 
 from decnn_tvm import schedules
-from decnn_tvm.assignment import even_shares
-from decnn_tvm.errors import CompileError, PartitionError
+from decnn_tvm.calibration import Sample, calibrate
+from decnn_tvm.channel_histogram import Method
+from decnn_tvm.errors import CompileError
+from decnn_tvm.group_counts import group_counts
 from decnn_tvm.linking import link_shared_library
 from decnn_tvm.lowering import build_stages
 from decnn_tvm.network import Network
 from decnn_tvm.package import (
-    MANIFEST,
     Package,
     TargetLibraries,
+    check_replaceable,
     write_manifest,
     write_weights,
 )
+from decnn_tvm.passes.normalize_images import NormalizeImages
+from decnn_tvm.passes.split_rows import SplitRows
 from decnn_tvm.passes.split_stages import SplitStages, plan_of
 from decnn_tvm.passes.weights import unique_name
+from decnn_tvm.passes.wire_encoding import WireLimits
 from decnn_tvm.pipeline import spreading_passes
 from decnn_tvm.targets import CpuTarget, resolve_target
 
@@ -56,6 +62,11 @@ def compile_network(
     targets: Sequence[TargetLike] = ("host",),
     cores: int | None = None,
     wire: str = "float32",
+    calibration: Iterable[Sample] | None = None,
+    calibration_method: Method = "headroom",
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+    row_tiles: int = 1,
     winograd: bool | None = None,
     records: Path | str | None = None,
     shipped_records: bool = True,
@@ -83,8 +94,20 @@ def compile_network(
     cores : int, optional
         Cores of a device that kernels are spread over; by default what the target says. A worker
         uses as many threads as it is started with.
-    wire : {"float32", "float16"}
-        Element type of exchanged activations.
+    wire : {"float32", "float16", "int8"}
+        Element type of exchanged activations; int8 stands for uint8 where none is negative.
+    calibration : iterable of arrays, or of dicts of arrays, optional
+        Inputs like those to come, for int8: the scales of its channels are found on them. Without,
+        scales are computed for every message, which takes longer and sends more.
+    calibration_method : {"headroom", "max", "percentile", "mse"}
+        How a channel's scale is chosen; see `decnn_tvm.channel_histogram`.
+    image_mean, image_std : sequence of float, optional
+        With these the network's one input becomes pixels as uint8, and its first stage computes
+        ``(pixel / 255 - mean) / std`` for each channel.
+    row_tiles : int
+        Bands of rows in which the layers beside an exchange run, so that what is sent leaves while
+        the rest is computed. It shortens the way of one sample; with several under way, devices
+        have other work meanwhile.
     winograd : bool, optional
         Compute wide 3 x 3 convolutions by Winograd's method where it is faster. Their weights take
         4 times the memory then. By default only where the network is not decoupled: one that is
@@ -103,13 +126,18 @@ def compile_network(
     PartitionError
         The network can't be split so.
     CompileError
-        A target or an operator has no code, or `out` holds something that is no package.
+        A target or an operator has no code, `out` holds something that is no package, or the input
+        is no image.
+    InputError
+        Calibration without samples, or with some that do not suit the network.
     RecordsError
         `records` holds none, or damaged ones.
     """
     path = Path(out)
-    _check_replaceable(path)
-    devices, _, counts = _group_counts(network, workers, shares, all_shares)
+    check_replaceable(path)
+    network = _with_image_input(network, image_mean, image_std)
+    limits = _calibrator(wire, calibration, calibration_method)
+    devices, _, counts = group_counts(network, workers, shares, all_shares)
     resolved = _by_folder([resolve_target(target, cores=cores) for target in targets])
     own = [] if records is None else [_read_records(records)]
     measured = {
@@ -117,8 +145,8 @@ def compile_network(
         for name, target in resolved.items()
     }
     report = _Reporter(progress, 2 + len(resolved) * len(counts))
-    report.step("placement")
-    split = split_network(network, workers, shares, all_shares, wire)
+    report.step("placement" if limits is None else "placement and calibration")
+    split = split_network(network, workers, shares, all_shares, wire, limits, row_tiles)
     winograd = uses_winograd(network, winograd)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
@@ -136,19 +164,25 @@ def split_network(
     shares: Sequence[int] | None,
     all_shares: bool | None,
     wire: str,
+    limits: Callable[[tvm.IRModule], WireLimits] | None = None,
+    row_tiles: int = 1,
 ) -> dict[int, tvm.IRModule]:
     """Return the stages for each number of channel groups on a device.
 
-    The parameters are those of `compile_network`.
+    The parameters are those of `compile_network`; `limits` gives the range of every exchanged
+    channel of a spread network.
 
     Raises
     ------
     PartitionError
         The network can't be split so.
     """
-    _, groups, counts = _group_counts(network, workers, shares, all_shares)
+    _, groups, counts = group_counts(network, workers, shares, all_shares)
     spread = tvm.transform.Sequential(spreading_passes(groups))(network.module)
-    return {count: _split(spread, count, wire, network.name) for count in counts}
+    found = limits(spread) if limits is not None else None
+    if row_tiles != 1:
+        spread = SplitRows(bands=row_tiles)(spread)  # type: ignore[operator]
+    return {count: _split(spread, count, wire, network.name, found) for count in counts}
 
 
 def uses_winograd(network: Network, winograd: bool | None) -> bool:
@@ -213,8 +247,35 @@ def _shipped(target: CpuTarget) -> list[Records]:
     return [_read_records(folder)] if folder.is_dir() else []
 
 
-def _split(spread: tvm.IRModule, count: int, wire: str, model: str) -> tvm.IRModule:
-    split = SplitStages(groups_per_device=count, wire=wire, model=model)
+def _with_image_input(
+    network: Network, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Network:
+    """Return `network`, taking pixels of uint8 if mean and deviation are given."""
+    if mean is None and std is None:
+        return network
+    if mean is None or std is None:
+        raise CompileError("image_mean and image_std: one is missing. Give both, or neither.")
+    normalize = NormalizeImages(mean=mean, std=std)
+    return Network(network.name, normalize(network.module))  # type: ignore[operator]
+
+
+def _calibrator(
+    wire: str, samples: Iterable[Sample] | None, method: Method
+) -> Callable[[tvm.IRModule], WireLimits] | None:
+    """Return what finds the range of every exchanged channel; None without calibration."""
+    if wire == "int8" and samples is not None:
+        return partial(calibrate, samples=samples, method=method)
+    if samples is not None:
+        raise CompileError(
+            f"wire {wire!r} needs no calibration. Leave it out, or choose the wire 'int8'."
+        )
+    return None
+
+
+def _split(
+    spread: tvm.IRModule, count: int, wire: str, model: str, limits: WireLimits | None
+) -> tvm.IRModule:
+    split = SplitStages(groups_per_device=count, wire=wire, model=model, limits=limits)
     return split(spread)  # type: ignore[operator]
 
 
@@ -239,51 +300,3 @@ def _by_folder(targets: Sequence[CpuTarget]) -> dict[str, CpuTarget]:
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60]
         folders[unique_name(slug, folders)] = target
     return folders
-
-
-def _group_counts(
-    network: Network, workers: int | None, shares: Sequence[int] | None, all_shares: bool | None
-) -> tuple[int, int, list[int]]:
-    """Return the numbers of devices and of channel groups, and those on a device to compile for."""
-    own = network.groups
-    if shares is not None and workers not in (None, len(shares)):
-        raise PartitionError(
-            f"{network.name!r}: shares {list(shares)} are for {len(shares)} workers, but "
-            f"workers={workers}. Give one of the two."
-        )
-    if shares is not None and (not shares or min(shares) < 1):
-        raise PartitionError(
-            f"{network.name!r}: shares {list(shares)}; expected one number of channel groups, "
-            "at least 1, for each worker."
-        )
-    count = len(shares) if shares is not None else (workers if workers is not None else own)
-    if count is None or count < 1:
-        raise PartitionError(
-            f"{network.name!r} is not decoupled and {count} workers were asked for. "
-            "Pass workers=N, at least 1."
-        )
-    groups = own if own is not None else (sum(shares) if shares is not None else count)
-    if count > groups:
-        raise PartitionError(
-            f"{network.name!r} is decoupled into G={groups} channel groups, so at most {groups} "
-            f"workers can share it; {count} were asked for. Use fewer workers or more groups."
-        )
-    chosen = tuple(shares) if shares is not None else even_shares(groups, count)
-    if sum(chosen) != groups:
-        raise PartitionError(
-            f"{network.name!r} has G={groups} channel groups, but shares {list(chosen)} add up to "
-            f"{sum(chosen)}. Make them add up to {groups}."
-        )
-    every = own is not None if all_shares is None else all_shares
-    return count, groups, list(range(1, groups + 1)) if every else sorted(set(chosen))
-
-
-def _check_replaceable(path: Path) -> None:
-    if (
-        path.exists()
-        and not (path / MANIFEST).is_file()
-        and (not path.is_dir() or any(path.iterdir()))
-    ):
-        raise CompileError(
-            f"{path}: exists and is no package, so it is not replaced. Choose another folder."
-        )

@@ -25,6 +25,7 @@ from decnn_tvm.passes.use_blocked_layouts import UseBlockedLayouts
 from decnn_tvm.schedules.apply import ScheduleKernels
 from decnn_tvm.schedules.blocks import preferred_block
 from decnn_tvm.schedules.legalize import legalize_map
+from decnn_tvm.schedules.row_slices import lower_row_slice
 
 if TYPE_CHECKING:
     from decnn_tvm.tuning.records import Records
@@ -95,7 +96,9 @@ def layout_passes() -> list[tvm.transform.Pass]:
 def kernel_passes(*, winograd: bool = False) -> list[tvm.transform.Pass]:
     """Return the passes that turn operators into loops and split off the packing of weights."""
     return [
-        relax.transform.LegalizeOps(legalize_map(winograd=winograd)),
+        relax.transform.LegalizeOps(
+            {**legalize_map(winograd=winograd), "relax.strided_slice": lower_row_slice}
+        ),
         relax.transform.LiftTransformParams(),
     ]
 

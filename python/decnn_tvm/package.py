@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from decnn_tvm.errors import PackageError
+from decnn_tvm.errors import CompileError, PackageError
 from decnn_tvm.plan import Indices, Plan
 
 FORMAT = 1
@@ -211,6 +211,18 @@ class Package:
                 f"device (there: {sorted(libraries)}). Compile with these shares."
             )
         return libraries[group_count]
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise `CompileError` where `path` holds something that is no package."""
+    if (
+        path.exists()
+        and not (path / MANIFEST).is_file()
+        and (not path.is_dir() or any(path.iterdir()))
+    ):
+        raise CompileError(
+            f"{path}: exists and is no package, so it is not replaced. Choose another folder."
+        )
 
 
 def weights_file(group: int | None) -> str:

@@ -14,11 +14,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from decnn_tvm.errors import PackageError
+
+WIRE_BYTES: Mapping[str, int] = MappingProxyType(
+    {
+        **dict.fromkeys(("bool", "int8", "uint8"), 1),
+        **dict.fromkeys(("float16", "int16", "uint16"), 2),
+        **dict.fromkeys(("float32", "int32", "uint32"), 4),
+        **dict.fromkeys(("float64", "int64", "uint64"), 8),
+    }
+)
+"""Element types that a message may hold, and their sizes."""
 
 PAD = -1
 """Index of a padding channel: it holds nothing, its weights are zero, nobody reads it."""
@@ -168,12 +179,14 @@ class Movement:
     """A change of placement: `source` becomes `target`, another value with the same content.
 
     `kind` names the collective (input, output, all_to_all, all_gather, reduce_scatter,
-    all_reduce, local) for people; the transfers follow from the two placements alone.
+    all_reduce, local) for people; the transfers follow from the two placements alone. `wire` is the
+    element type that travels, which both values have.
     """
 
     source: str
     target: str
     kind: str
+    wire: str = "float32"
 
     def __str__(self) -> str:
         return f"{self.source} -> {self.target}"
@@ -263,8 +276,14 @@ def _check(plan: Plan) -> None:
     if unknown:
         raise ValueError(f"unknown names {unknown}")
     for value in plan.values:
+        if value.dtype not in WIRE_BYTES:
+            raise ValueError(f"{value.name!r} is of {value.dtype!r}")
         if isinstance(value.placement, Sharded) and len(value.placement.groups) != plan.groups:
             raise ValueError(f"{value.name!r} is not over {plan.groups} groups")
+    dtypes = {value.name: value.dtype for value in plan.values}
+    for movement in plan.movements:
+        if {dtypes[movement.source], dtypes[movement.target]} != {movement.wire}:
+            raise ValueError(f"{movement} does not join two values of {movement.wire!r}")
     for weight in plan.weights:
         if weight.combine not in ("replicate", "concat", "sum"):
             raise ValueError(f"{weight.name!r} is joined by {weight.combine!r}")
@@ -313,5 +332,4 @@ def from_ranges(ranges: Iterable[Sequence[int]]) -> Indices:
 
 def nbytes(value: Value, group_count: int) -> int:
     """Return the bytes of `value` on a device with `group_count` groups."""
-    itemsize = {"float16": 2, "uint8": 1, "int8": 1, "bool": 1, "float64": 8, "int64": 8}
-    return math.prod(value.local_shape(group_count)) * itemsize.get(value.dtype, 4)
+    return math.prod(value.local_shape(group_count)) * WIRE_BYTES[value.dtype]

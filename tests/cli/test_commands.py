@@ -116,6 +116,59 @@ def test_run_normalizes_images(command: Command, folder: Path, tmp_path: Path) -
     assert np.abs(image - array).max() <= 1e-5 * np.abs(array).max()
 
 
+def test_pixels_in_and_integers_between(command: Command, folder: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    (tmp_path / "photos").mkdir()
+    files = [tmp_path / "photos" / f"{index}.png" for index in range(4)]
+    for file in files:
+        Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype="uint8")).save(file)
+    outputs = {}
+    for name, options in {
+        "float32": [],
+        "int8": ["--wire", "int8", "--calibrate", tmp_path / "photos", "--uint8-input"],
+    }.items():
+        package, result = tmp_path / f"{name}.pkg", tmp_path / f"{name}.npz"
+        done = command("compile", folder / "grouped.onnx", "-o", package, *options)
+        assert done.status == 0, done.err
+        done = command("run", package, "--input", *files, "--output", result)
+        assert done.status == 0, done.err
+        with np.load(result) as arrays:
+            outputs[name] = arrays["output"]
+    largest = np.abs(outputs["float32"]).max()
+    error = np.abs(outputs["int8"] - outputs["float32"]).max() / largest
+    assert 1e-5 < error < 0.05
+    shown = command("inspect", tmp_path / "int8.pkg")
+    assert shown.status == 0 and "uint8 1x3x64x64" in shown.out
+    data = json.loads(command("inspect", tmp_path / "int8.pkg", "--json").out)
+    moved = [(m["kind"], m["wire"], m["bytes"]) for m in data["movements"]]
+    # The shuffled maps of a ResNet-18 of half the width: 32, 64 and 128 channels, half of which
+    # leave the device; two copies of the image come, two partial sums go.
+    sizes = [c * side**2 // 2 for c, side in ((32, 16), (64, 8), (128, 4))]
+    assert moved == [
+        ("input", "uint8", 2 * 3 * 64**2),
+        *(("all_to_all", "uint8", size) for size in sizes),
+        ("output", "float32", 2 * 4 * 10),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mean", "0.5"], "they need --uint8-input or --calibrate"),
+        (["--calibration-method", "mse"], "needs --calibrate"),
+        (["--wire", "int8", "--calibrate", "nowhere"], "expected a folder of images"),
+        (["--uint8-input", "--mean", "0.5,0.5"], "as many numbers"),
+        (["--uint8-input", "--std", "0"], "std above 0"),
+    ],
+)
+def test_image_options_that_do_not_fit(
+    command: Command, folder: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    done = command("compile", folder / "grouped.onnx", "-o", tmp_path / "p", *options)
+    assert done.status == 2 and message in done.err
+    assert "Traceback" not in done.err
+
+
 def test_run_writes_a_trace_of_both_workers(command: Command, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     assert command("run", folder / "grouped.pkg", "--random", 3, "--trace", path).status == 0

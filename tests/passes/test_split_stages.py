@@ -103,16 +103,77 @@ def test_the_plan_is_the_same_for_every_number_of_groups_on_a_device():
     assert str(again.attrs["decnn.plan"]) == str(one.attrs["decnn.plan"])
 
 
-@pytest.mark.parametrize("wire", ["float32", "float16"])
-def test_the_wire_type_of_exchanges(wire):
+@pytest.mark.parametrize(
+    ("wire", "sent", "tolerance"),
+    [("float32", "float32", 1e-5), ("float16", "float16", 2e-3), ("int8", "uint8", 1e-2)],
+)
+def test_the_wire_type_of_exchanges(wire, sent, tolerance):
     split = _split(wire=wire)
     plan = plan_of(split)
-    moved = {m.kind: plan.value(m.source).dtype for m in plan.movements}
-    assert moved == {"input": "float32", "all_to_all": wire, "output": "float32"}
+    moved = {m.kind: m.wire for m in plan.movements if not m.source.endswith("scale")}
+    assert moved == {"input": "float32", "all_to_all": sent, "output": "float32"}
+    assert all(plan.value(m.source).dtype == m.wire for m in plan.movements)
     x = drawn(1, 3, 5, 5)
     ours = Devices(plan, {1: split}, [(0,), (1,)]).run(x=x)
-    tolerance = 1e-5 if wire == "float32" else 2e-3
     assert_close(next(iter(ours.values())), run(_network(), x)[0], tolerance)
+
+
+def _rounded_where_it_is_sent(x, scale):
+    """The network in NumPy; `scale` maps what the exchange sends to the scales of its channels."""
+    stem, conv, fc = drawn(4, 3, 1, 1), drawn(4, 2, 3, 3), drawn(4, 5)
+    y = np.maximum(np.einsum("bchw,oc->bohw", x, stem[:, :, 0, 0]), 0)[:, [0, 2, 1, 3]]
+    s = scale(y)
+    y = np.clip(np.rint(y / s), 0, 255) * s
+    windows = np.lib.stride_tricks.sliding_window_view(y, (3, 3), (2, 3))
+    halves = [
+        np.einsum("bchwij,ocij->bohw", windows[:, 2 * g : 2 * g + 2], conv[2 * g : 2 * g + 2])
+        for g in (0, 1)
+    ]
+    return np.concatenate(halves, 1).mean((2, 3)) @ fc
+
+
+def test_scales_per_message_are_those_of_the_sample():
+    split = _split(wire="int8")
+    plan = plan_of(split)
+    (scales,) = (m for m in plan.movements if m.source.endswith(".scale"))
+    assert (scales.kind, scales.wire) == ("all_to_all", "float32")
+    assert plan.value(scales.source).shape == (1, 4, 1, 1)
+    assert "inverse_scale" not in str([w.name for w in plan.weights])
+    for seed in range(2):
+        x = drawn(1, 3, 5, 5, seed=seed)
+        ours = Devices(plan, {1: split}, [(0,), (1,)]).run(x=x)
+        expected = _rounded_where_it_is_sent(x, lambda y: y.max((2, 3), keepdims=True) / 255)
+        assert_close(next(iter(ours.values())), expected)
+
+
+def test_calibrated_scales_are_weights_and_saturate():
+    limits = {"take": np.array([1.0, 2.0, 0.5, 3.0], "float32")}
+    for count in (1, 2):
+        split = _split(count, wire="int8", limits=limits)
+        plan = plan_of(split)
+        assert [m.kind for m in plan.movements] == ["input", "all_to_all", "output"]
+        x = drawn(1, 3, 5, 5)
+        assignment = [(0,), (1,)] if count == 1 else [(0, 1)]
+        ours = Devices(plan, {count: split}, assignment).run(x=x)
+        expected = _rounded_where_it_is_sent(x, lambda _: limits["take"][:, None, None] / 255)
+        assert_close(next(iter(ours.values())), expected)
+
+
+def test_what_may_be_negative_travels_as_int8_and_a_vector_as_float32():
+    def body(emit, x, stem, dense, fc):
+        y = emit(op.take(emit(op.nn.conv2d(x, stem)), relax.const([0, 2, 1, 3], "int64"), axis=1))
+        y = emit(op.mean(emit(op.nn.conv2d(y, dense, groups=2)), [2, 3]))
+        return op.matmul(emit(op.take(y, relax.const([3, 1, 2, 0], "int64"), axis=1)), fc)
+
+    weights = {"stem": drawn(4, 3, 1, 1), "dense": drawn(4, 2, 3, 3), "fc": drawn(4, 5)}
+    net = network(body, (1, 3, 5, 5), weights=weights)
+    split = SplitStages(wire="int8")(PropagatePlacement(groups=2)(net))
+    plan = plan_of(split)
+    wires = [m.wire for m in plan.movements if not m.source.endswith("scale")]
+    assert wires == ["float32", "int8", "float32"]
+    x = drawn(1, 3, 5, 5)
+    ours = Devices(plan, {1: split}, [(0,), (1,)]).run(x=x)
+    assert_close(next(iter(ours.values())), run(net, x)[0], 2e-2)
 
 
 def test_what_cannot_be_split():
@@ -120,7 +181,7 @@ def test_what_cannot_be_split():
         SplitStages()(_network())
     with pytest.raises(PartitionError, match="2 channel groups"):
         _split(3)
-    with pytest.raises(PartitionError, match="bfloat16"):
+    with pytest.raises(PartitionError, match=r"bfloat16.*int8"):
         SplitStages(wire="bfloat16")
     with pytest.raises(PartitionError, match="SplitStages"):
         plan_of(_network())

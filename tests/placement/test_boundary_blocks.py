@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from decnn_tvm.placement.boundary_blocks import with_blocks
@@ -59,6 +61,15 @@ def test_no_transfer_cuts_a_block(source, target, blocks):
         for transfer in transfers(plan, movement, [(0,), (1,)]):
             for run in transfer.runs:
                 assert not (run.source % block or run.target % block or run.length % block)
+
+
+def test_tied_values_have_one_block():
+    plan = _plan(BY_RECEIVER, SHUFFLED)
+    local = Value(name="residual", shape=(1, 64, 4, 4), dtype="float32", placement=HALVES)
+    plan = dataclasses.replace(plan, values=(*plan.values, local))
+    assert with_blocks(plan, lambda unit: unit).value("residual").block == 32
+    tied = with_blocks(plan, lambda unit: unit, [("residual", "a")])
+    assert tied.value("residual").block == tied.value("a").block == 16
 
 
 def test_what_is_not_an_image_stays_plain():

@@ -7,23 +7,24 @@ import argparse
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from decnn_tvm.cli.image_options import add_images, image_options
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
     add_model,
     add_split,
     load_model,
+    positive,
     split_options,
 )
-
-if TYPE_CHECKING:
-    from decnn_tvm.package import Package
+from decnn_tvm.cli.show_plan import summarize
 
 EXAMPLE = """\
   decnn compile resnet50.onnx -o resnet50.pkg --workers 4
   decnn compile grouped.onnx -o grouped.pkg --shares 2,1,1 --wire float16
+  decnn compile grouped.onnx -o grouped.pkg --wire int8 --calibrate photos/ --uint8-input
   decnn compile grouped.onnx -o grouped.pkg --workers 4 --records records/"""
 
 
@@ -43,6 +44,15 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "-o", "--output", required=True, metavar="FOLDER", help="package to write or replace"
     )
     add_split(parser)
+    add_images(parser)
+    parser.add_argument(
+        "--row-tiles",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="run the layers beside an exchange in N bands of rows, which leave one by one: a "
+        "shorter way for one sample on slow links (1)",
+    )
     parser.add_argument(
         "--target",
         action="append",
@@ -68,6 +78,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
     network = load_model(options)
+    images = image_options(options, network)
     from decnn_tvm.compiler import compile_network
 
     with progress_bar() as progress:
@@ -78,6 +89,8 @@ def execute(options: argparse.Namespace) -> None:
             records=options.records,
             shipped_records=options.shipped_records,
             progress=progress,
+            row_tiles=options.row_tiles,
+            **images,
             **split_options(options),
         )
     summary = summarize(package)
@@ -107,25 +120,8 @@ def progress_bar(description: str = "") -> Iterator[Callable[[str, float, float]
         yield report
 
 
-def summarize(package: Package) -> dict[str, Any]:
-    """Return what a package holds, as JSON data."""
-    plan = package.plan
-    return {
-        "package": str(package.path),
-        "model": plan.model,
-        "groups": plan.groups,
-        "decoupled": plan.decoupled,
-        "stages": [stage.function for stage in plan.stages],
-        "movements": [
-            {"source": m.source, "target": m.target, "kind": m.kind} for m in plan.movements
-        ],
-        "targets": {name: sorted(t.libraries) for name, t in package.manifest.targets.items()},
-        "bytes": sum(package.file(name).stat().st_size for name in package.manifest.files),
-    }
-
-
 def _count(movements: list[dict[str, str]]) -> str:
-    kinds = [movement["kind"] for movement in movements]
+    kinds = [f"{movement['kind']} of {movement['wire']}" for movement in movements]
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
 
 

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decnn_tvm.cli.options import Commands, add_command, add_model, load_model, positive
+from decnn_tvm.cli.show_plan import show_movements, summarize
 from decnn_tvm.cli.tables import count_text, print_table, shape_text
 
 if TYPE_CHECKING:
@@ -14,7 +17,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   decnn inspect resnet50.onnx
-  decnn inspect yolo.onnx --shape images=1,3,320,320 --json"""
+  decnn inspect yolo.onnx --shape images=1,3,320,320 --json
+  decnn inspect resnet50.pkg"""
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -25,7 +29,8 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "inspect",
         "show layers, costs, and what can be decoupled",
         "Show a model's inputs, outputs and layers: multiply-accumulates (MACs), parameters,\n"
-        "activation bytes, and which convolutions can be decoupled and why the others can't.",
+        "activation bytes, and which convolutions can be decoupled and why the others can't.\n"
+        "Of a package, show what moves between its devices, and in which element type.",
         EXAMPLE,
     )
     add_model(parser)
@@ -38,6 +43,9 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
 
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
+    if Path(options.model).is_dir():
+        _inspect_package(options)
+        return
     network = load_model(options)
     from decnn_tvm.inspection import inspect_network
 
@@ -46,6 +54,24 @@ def execute(options: argparse.Namespace) -> None:
         print(inspection.to_json())
     else:
         _show(inspection, options.groups)
+
+
+def _inspect_package(options: argparse.Namespace) -> None:
+    from decnn_tvm.package import Package
+
+    summary = summarize(Package(options.model))
+    if options.json:
+        print(json.dumps(summary, indent=2))
+        return
+    kind = "decoupled" if summary["decoupled"] else "split"
+    print(f"{summary['model']}: {kind} into {summary['groups']} channel groups")
+    for label in ("inputs", "outputs"):
+        for tensor in summary[label]:
+            text = f"{tensor['dtype']} {shape_text(tensor['shape'])}"
+            print(f"  {label[:-1]:6} {tensor['name']}: {text}")
+    show_movements(summary)
+    for name, libraries in summary["targets"].items():
+        print(f"target {name}: libraries for {', '.join(map(str, libraries))} groups on a device")
 
 
 def _show(inspection: Inspection, groups: int) -> None:

@@ -69,9 +69,10 @@ def add_split(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--wire",
-        choices=("float32", "float16"),
+        choices=("float32", "float16", "int8"),
         default="float32",
-        help="element type of exchanged activations (float32)",
+        help="element type of exchanged activations (float32); int8 wants --calibrate of "
+        "`decnn compile`, or scales every message",
     )
     parser.add_argument(
         "--winograd",

@@ -111,7 +111,10 @@ def _add_samples(parser: argparse.ArgumentParser) -> None:
         "--input", nargs="+", default=[], type=Path, metavar="FILE", help=".npy, .npz or images"
     )
     parser.add_argument(
-        "--mean", type=numbers, metavar="R,G,B", help="mean of image pixels in 0..1"
+        "--mean",
+        type=numbers,
+        metavar="R,G,B",
+        help="mean of image pixels in 0..1, where the package does not take them as they are",
     )
     parser.add_argument(
         "--std", type=numbers, metavar="R,G,B", help="their deviation (both: ImageNet's)"
@@ -163,7 +166,9 @@ def _samples(options: argparse.Namespace, package: Package) -> tuple[Iterator[Sa
     given = {name: getattr(options, name) for name in ("mean", "std") if getattr(options, name)}
     normalization = Normalization(**given)
     if options.input:
-        samples = (read_sample(path, package.plan, normalization) for path in options.input)
+        plan = package.plan
+        inputs = [plan.value(name) for name in plan.inputs]
+        samples = (read_sample(path, plan.model, inputs, normalization) for path in options.input)
         return samples, [str(path) for path in options.input]
     if not options.json:
         print(f"no --input: {options.random} samples of random noise, seed {options.seed}")

@@ -29,17 +29,21 @@ class Normalization:
     std: Sequence[float] = IMAGENET_STD
 
 
-def read_sample(path: Path, plan: Plan, normalization: Normalization) -> Sample:
-    """Read one sample for the inputs of `plan`.
+def read_sample(
+    path: Path, model: str, inputs: Sequence[Value], normalization: Normalization
+) -> Sample:
+    """Read one sample.
 
     Parameters
     ----------
     path : Path
         ``.npy`` with one array, ``.npz`` with an array for each input, or an image.
-    plan : Plan
-        The network.
+    model : str
+        The network's name, for messages.
+    inputs : sequence of Value
+        Its inputs.
     normalization : Normalization
-        For images.
+        For images, unless the input takes pixels as they are (uint8).
 
     Raises
     ------
@@ -50,16 +54,19 @@ def read_sample(path: Path, plan: Plan, normalization: Normalization) -> Sample:
         raise InputError(f"{path}: no such file.")
     if path.suffix in (".npy", ".npz"):
         return _numpy(path)
-    if len(plan.inputs) != 1:
+    if len(inputs) != 1:
         raise InputError(
-            f"{path}: {plan.model!r} has the inputs {list(plan.inputs)}; pass an .npz file with "
-            "an array for each of them."
+            f"{path}: {model!r} has the inputs {[value.name for value in inputs]}; pass an .npz "
+            "file with an array for each of them."
         )
-    return image_sample(path, plan.value(plan.inputs[0]), normalization)
+    return image_sample(path, inputs[0], normalization)
 
 
 def image_sample(path: Path, value: Value, normalization: Normalization) -> Array:
-    """Read an image, resize it to the input's height and width, and normalize it."""
+    """Read an image, resize it to the input's height and width, and normalize it.
+
+    For an input of uint8 the pixels stay as they are: the network normalizes them itself.
+    """
     from PIL import Image, UnidentifiedImageError
 
     height, width, channels, last = _image_layout(path, value)
@@ -68,25 +75,36 @@ def image_sample(path: Path, value: Value, normalization: Normalization) -> Arra
             resized = image.convert("RGB" if channels == 3 else "L").resize((width, height))
     except (UnidentifiedImageError, OSError, ValueError) as error:
         raise InputError(f"{path}: neither a NumPy file nor an image ({error}).") from error
-    pixels = np.asarray(resized, "float32").reshape(height, width, channels) / 255.0
+    pixels = np.asarray(resized).reshape(height, width, channels)
+    if value.dtype != "uint8":
+        pixels = normalize(pixels, normalization).astype(value.dtype)
+    return np.ascontiguousarray((pixels if last else pixels.transpose(2, 0, 1))[np.newaxis])
+
+
+def normalize(pixels: Array, normalization: Normalization) -> Array:
+    """Return pixels of uint8, (height, width, channels), as numbers."""
+    channels = pixels.shape[-1]
     mean, std = (np.asarray(x, "float32") for x in (normalization.mean, normalization.std))
     if any(len(x) not in (1, channels) for x in (mean, std)) or not std.all():
         raise InputError(
             f"mean {mean.tolist()}, std {std.tolist()}: expected 1 or {channels} numbers each, "
             "and no std of 0."
         )
-    normal = ((pixels - mean) / std).astype(value.dtype)
-    return np.ascontiguousarray((normal if last else normal.transpose(2, 0, 1))[np.newaxis])
+    normal: Array = (pixels.astype("float32") / np.float32(255) - mean) / std
+    return normal
 
 
 def noise(plan: Plan, count: int, seed: int) -> Iterator[Sample]:
-    """Draw `count` samples of standard normal numbers for every input."""
+    """Draw `count` samples for every input: standard normal numbers, or any pixels."""
     random = np.random.default_rng(seed)
     for _ in range(count):
-        yield {
-            name: random.standard_normal(plan.value(name).shape).astype(plan.value(name).dtype)
-            for name in plan.inputs
-        }
+        yield {name: _drawn(random, plan.value(name)) for name in plan.inputs}
+
+
+def _drawn(random: np.random.Generator, value: Value) -> Array:
+    if value.dtype == "uint8":
+        return random.integers(0, 256, value.shape, dtype="uint8")
+    return random.standard_normal(value.shape).astype(value.dtype)
 
 
 def _numpy(path: Path) -> Sample:

@@ -16,7 +16,9 @@ from decnn_tvm.plan import Host, Indices, Movement, Plan, Sharded, Value
 from decnn_tvm.transfers import transfers
 
 
-def with_blocks(plan: Plan, choose: Callable[[int], int]) -> Plan:
+def with_blocks(
+    plan: Plan, choose: Callable[[int], int], ties: Sequence[tuple[str, str]] = ()
+) -> Plan:
     """Return `plan` with the block of every value set.
 
     Parameters
@@ -25,6 +27,8 @@ def with_blocks(plan: Plan, choose: Callable[[int], int]) -> Plan:
         A plan whose values have plain layouts.
     choose : callable
         Maps the unit of a tensor, in channels, to a block that divides it.
+    ties : sequence of pairs of str
+        Values that should have one block, besides those that a movement ties.
     """
     units = {value.name: _own_unit(value) for value in plan.values}
     one_each = [(group,) for group in range(plan.groups)]
@@ -33,9 +37,9 @@ def with_blocks(plan: Plan, choose: Callable[[int], int]) -> Plan:
     changed = True
     while changed:
         changed = False
-        for movement in plan.movements:
-            common = math.gcd(units[movement.source], units[movement.target])
-            for name in (movement.source, movement.target):
+        for pair in [*((m.source, m.target) for m in plan.movements), *ties]:
+            common = math.gcd(*(units[name] for name in pair))
+            for name in pair:
                 changed |= units[name] != common
                 units[name] = common
     values = tuple(dataclasses.replace(v, block=choose(units[v.name])) for v in plan.values)

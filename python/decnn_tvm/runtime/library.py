@@ -93,13 +93,15 @@ class StageLibrary:
         self._packed: dict[str, tuple[Any, ...]] = {}
         # What packing takes besides its results is freed, which a pool would keep.
         packer = self._load(path, _NAIVE)
+        kept: dict[tuple[Any, ...], list[Any]] = {}
         for stage in _heaviest_first(plan):
             function = self._function(stage.function + PACK_SUFFIX, packer)
             tensors = (aligned(weights[name]) for name in stage.weights)
-            self._packed[stage.function] = self._pack(stage.function, function, tensors)
+            packed = self._pack(stage.function, function, tensors)
+            self._packed[stage.function] = tuple(_first_equal(tensor, kept) for tensor in packed)
         # Stages may share a packed weight: count each tensor once.
-        packed = [np.from_dlpack(t) for tensors in self._packed.values() for t in tensors]
-        self.weight_bytes = sum({a.ctypes.data: a.nbytes for a in packed}.values())
+        arrays = [np.from_dlpack(t) for tensors in self._packed.values() for t in tensors]
+        self.weight_bytes = sum({a.ctypes.data: a.nbytes for a in arrays}.values())
 
     def __call__(self, function: str, inputs: Sequence[Array]) -> list[Array]:
         """Run a stage; inputs and outputs are shared with TVM, not copied."""
@@ -134,6 +136,17 @@ class StageLibrary:
                 f"{self._path.name}: {function!r} refuses its weights ({_first_line(error)}). "
                 "Compile the package again."
             ) from error
+
+
+def _first_equal(tensor: Any, kept: dict[tuple[Any, ...], list[Any]]) -> Any:
+    """Return the first tensor equal to this one, so that bands of a layer share its weights."""
+    array = np.from_dlpack(tensor)
+    alike = kept.setdefault((array.shape, array.dtype, array.ravel()[:16].tobytes()), [])
+    for other in alike:
+        if np.array_equal(np.from_dlpack(other), array):
+            return other
+    alike.append(tensor)
+    return tensor
 
 
 def _heaviest_first(plan: Plan) -> list[Stage]:

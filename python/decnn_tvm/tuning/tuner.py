@@ -10,6 +10,7 @@ from typing import Any
 
 import tvm_ffi
 
+from decnn_tvm.calibration import unit_limits
 from decnn_tvm.compiler import split_network, uses_winograd
 from decnn_tvm.lowering import lower_stages
 from decnn_tvm.network import Network
@@ -97,7 +98,7 @@ def tune(
     records = Records(database, create=True)
     if boards is not None:
         boards.check()
-    split = split_network(network, workers, shares, bool(all_shares), wire)
+    split = split_network(network, workers, shares, bool(all_shares), wire, unit_limits)
     chosen = uses_winograd(network, winograd)
     tasks = find_tasks(
         lower_stages(mod, resolved.target, winograd=chosen) for mod in split.values()
