@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train decoupled networks with PyTorch; needs the extra ``train``."""
+
+from decnn_tvm.training.torch_module import from_torch, to_torch
+
+__all__ = ["from_torch", "to_torch"]
