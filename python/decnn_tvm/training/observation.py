@@ -54,4 +54,4 @@ def batches(images: Tensor, size: int) -> Iterator[Tensor]:
         raise TrainingError("calibration: no images; pass some dozens like those to come")
     if not torch.isfinite(images).all():
         raise TrainingError("calibration: the images hold NaN or infinity")
-    yield from images.split(size)
+    yield from torch.split(images, size)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Give convolutions the batch norms back that an exporter folded into them.
 
-``conv(x, w) + b`` becomes ``batch_norm(conv(x, w); gamma, beta, mean, var)`` with the mean and variance
-that the channels of ``conv(x, w)`` have on calibration images, ``gamma = sqrt(var + epsilon)`` and
-``beta = mean + b``: the same function, but for rounding, and one that training can normalise by the
-batch. `FoldBatchNorm` folds them again when the network is compiled.
+``conv(x, w) + b`` becomes ``batch_norm(conv(x, w); gamma, beta, mean, var)`` with the mean and
+variance that the channels of ``conv(x, w)`` have on calibration images, ``gamma = sqrt(var +
+epsilon)`` and ``beta = mean + b``: the same function, but for rounding, and one that training can
+normalise by the batch. `FoldBatchNorm` folds them again when the network is compiled.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+import tvm
 from torch import Tensor
 from tvm import relax
 
@@ -134,7 +135,7 @@ def _with_norms(
     graph: DataflowGraph,
     found: dict[str, relax.Var],
     statistics: dict[relax.Var, tuple[Array, Array]],
-) -> object:
+) -> tvm.IRModule:
     func = network.function
     table, values = WeightTable(func), weight_values(func)
     taken = set(values)
@@ -154,17 +155,15 @@ def _with_norms(
     def rewrite(builder: relax.BlockBuilder, var: relax.Var, value: relax.Expr) -> relax.Expr:
         if var not in norms:
             return value
-        data = next(a for a in value.args if isinstance(a, relax.Var) and len(shape_of(a)) == 4
-                    and shape_of(a) == shape_of(var))
+        data = next(arg for arg in value.args if shape_of(arg) == shape_of(var))
         options = {"axis": 1, "epsilon": EPSILON, "momentum": 0.1, "training": False}
         return relax.TupleGetItem(
             builder.emit(relax.op.nn.batch_norm(data, *norms[var], **options)), 0
         )
 
     rewritten = rewrite_bindings(func, rewrite)
+    added = [weight for each in norms.values() for weight in each]
+    whole = relax.Function([*func.params, *added], rewritten.body, rewritten.ret_ty, func.is_pure)
     result = network.module.clone()
-    bare = relax.analysis.remove_all_unused(
-        relax.Function([*func.params, *(v for each in norms.values() for v in each)], rewritten.body, rewritten.ret_ty, func.is_pure, func.attrs)
-    )
-    result["main"] = table.rebuild(func, bare.body)
+    result["main"] = table.rebuild(func, relax.analysis.remove_all_unused(whole).body)
     return result
