@@ -94,3 +94,29 @@ class WireRounding(nn.Module):
 def wire_roundings(module: nn.Module) -> list[WireRounding]:
     """Return the exchanges that `module` rounds, in the order in which they stand in it."""
     return [part for part in module.modules() if isinstance(part, WireRounding)]
+
+
+def calibrate_wires(module: nn.Module, images: Tensor, batch: int = 64) -> None:
+    """Set the ranges of a module's int8 wires to those that exchanged tensors have on images.
+
+    Parameters
+    ----------
+    module : nn.Module
+        From `to_torch`, in eval mode.
+    images : Tensor
+        (N, C, H, W), normalised, on the module's device; some dozens will do.
+    batch : int
+        How many run at once.
+    """
+    roundings = wire_roundings(module)
+    for part in roundings:
+        part.limit.zero_()
+        part.lowest.zero_()
+        part.observing = True
+    try:
+        with torch.no_grad():
+            for images_part in torch.split(images, batch):
+                module(images_part)
+    finally:
+        for part in roundings:
+            part.observing = False
