@@ -77,7 +77,7 @@ def test_exchanges_are_at_the_shuffles() -> None:
             (var,) = graph.data[var]
         assert names == ["relax.reshape", "relax.permute_dims", "relax.reshape", "relax.nn.relu"]
     dense = load(zoo.small("resnet18"))
-    assert exchange_points(dense) == {} and len(exchange_points(dense, groups=2)) >= 8
+    assert exchange_points(dense) == {} and len(exchange_points(dense, groups=2)) >= 5
 
 
 def test_bytes_are_those_of_the_shuffles_and_the_classifier() -> None:

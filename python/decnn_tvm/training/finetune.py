@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from decnn_tvm.errors import TrainingError
+from decnn_tvm.frontend import save_onnx
 from decnn_tvm.network import Network
 from decnn_tvm.training.batches import Batches
 from decnn_tvm.training.learning_curve import draw_learning_curve
@@ -19,6 +20,7 @@ from decnn_tvm.training.trainer import ProgressCallback, accuracy, train
 from decnn_tvm.training.wire_rounding import WIRES, calibrate_wires
 
 CALIBRATION_IMAGES = 256
+TRAINED = "trained.onnx"
 
 
 def train_network(
@@ -32,7 +34,7 @@ def train_network(
     device: torch.device | str = "cpu",
     progress: ProgressCallback | None = None,
 ) -> tuple[Network, FinetuneReport]:
-    """Train a network, write checkpoint, report and learning curve to a folder.
+    """Train a network; write checkpoint, model, report and learning curve to a folder.
 
     Parameters
     ----------
@@ -56,7 +58,7 @@ def train_network(
     Returns
     -------
     Network, FinetuneReport
-        The network with the weights that tested best.
+        The network with the weights that the recipe keeps.
 
     Raises
     ------
@@ -86,6 +88,7 @@ def train_network(
         history=history,
         device=_device_name(device),
     )
+    save_onnx(trained, path / TRAINED)
     write_report(report, path)
     draw_learning_curve(history, path / "learning_curve.png", reference=reference)
     return trained, report

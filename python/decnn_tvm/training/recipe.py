@@ -66,6 +66,9 @@ class Recipe:
         Learn from the teacher, which has to be given then.
     patience : int, optional
         Stop after so many epochs without a better accuracy.
+    keep_best : bool
+        End with the weights that tested best, rather than with those of the last epoch. To compare
+        networks take the last: the best are chosen by the very images that they are tested on.
     seed : int
         Of everything random.
     """
@@ -82,6 +85,7 @@ class Recipe:
     wire: Wire = "float32"
     distillation: Distillation | None = None
     patience: int | None = None
+    keep_best: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -68,7 +68,7 @@ def train(
     mixed_precision: bool = True,
     progress: ProgressCallback | None = None,
 ) -> tuple[EpochRecord, ...]:
-    """Train a module and leave it in eval mode with the weights that tested best.
+    """Train a module and leave it in eval mode with the weights that the recipe keeps.
 
     Parameters
     ----------
@@ -216,7 +216,8 @@ class _Run:
             torch.manual_seed(self.recipe.seed * 1_000_003 + number)  # of dropout
             loss, right, total = self._steps(number)
         found = accuracy(self.module, self.batches)
-        if not self.history or found > max(record.accuracy for record in self.history):
+        highest = max((record.accuracy for record in self.history), default=-1.0)
+        if found > highest or not self.recipe.keep_best:
             self.best = _copied(self.module)
         self.history.append(
             EpochRecord(
