@@ -6,9 +6,9 @@ each block; and wider ones, x1.5 and x1.75. ``--study starts`` shows instead how
 network is before any training, and how many epochs each start needs to come within half a point of
 the dense network; ``--study wires`` what float16 and int8 exchanges cost.
 
-Every run is kept under ``--out``, in a folder of its regime (images, epochs, recipe, device): what is
-there is not trained again, what was interrupted goes on, and one table shows one regime alone. The
-accuracy is that of the last epoch, so that test images choose nothing.
+Every run is kept under ``--out``, in a folder of its regime (images, epochs, recipe, device): what
+is there is not trained again, what was interrupted goes on, and one table shows one regime alone.
+The accuracy is that of the last epoch, so that test images choose nothing.
 """
 
 from __future__ import annotations

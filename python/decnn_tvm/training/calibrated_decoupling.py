@@ -86,16 +86,17 @@ def decouple_calibrated(
     excluded = tuple(exclude)
     source = tvm.transform.Sequential([LiftWeights()])(network.module)
     widening = widening_pass(structure)
-    layout = ChannelLayout(source["main"], structure, widening, order, excluded)
-    chosen = _assigned(network, layout, images, starts, seed)
     passes: list[Any] = [widening] if widening else []
     if structure.shuffle is not None:
         passes.append(
             InsertChannelShuffle(groups=structure.groups, after=structure.shuffle, order=order)
         )
-    shaped = tvm.transform.Sequential(passes)(source)
-    ordered = replace_weights(Network(network.name, shaped), layout.weights(chosen))
     split = DecoupleConvolutions(groups=structure.groups, exclude=excluded)
+    shaped = tvm.transform.Sequential(passes)(source)
+    tvm.transform.Sequential([split])(shaped)  # raises where the structure can't be had
+    layout = ChannelLayout(source["main"], structure, widening, order, excluded)
+    chosen = _assigned(network, layout, images, starts, seed)
+    ordered = replace_weights(Network(network.name, shaped), layout.weights(chosen))
     decoupled = Network(network.name, tvm.transform.Sequential([split])(ordered.module))
     kept = _whole_copies(decoupled, layout, chosen)
     if not fit:

@@ -72,7 +72,7 @@ def train_network(
     calibrate_wires(module, images)
     before = accuracy(module, batches)
     guide = None if teacher is None else _placed(to_torch(teacher), device)
-    history = train(module, batches, recipe, path, teacher=guide, progress=progress)
+    history = train(module, batches, recipe, path, teacher=guide, start=start, progress=progress)
     trained = from_torch(network, module)
     reference = None if guide is None else accuracy(guide, batches)
     report = FinetuneReport(

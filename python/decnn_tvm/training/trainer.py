@@ -65,6 +65,7 @@ def train(
     folder: str | Path,
     *,
     teacher: nn.Module | None = None,
+    start: str = "",
     mixed_precision: bool = True,
     progress: ProgressCallback | None = None,
 ) -> tuple[EpochRecord, ...]:
@@ -82,6 +83,8 @@ def train(
         Where the checkpoint is; if one of this training is there, it goes on from it.
     teacher : nn.Module, optional
         For `Recipe.distillation`; on the same device.
+    start : str
+        What the weights are at first: a checkpoint of another start is not this training's.
     mixed_precision : bool
         On a GPU, compute in 16 bits what can be so computed.
     progress : callable, optional
@@ -96,7 +99,7 @@ def train(
         raise TrainingError("distillation needs a teacher: give the dense network")
     path = Path(folder) / CHECKPOINT
     run = _Run(module, batches, recipe, teacher, mixed_precision, progress)
-    identity = _identity(module, batches, recipe)
+    identity = _identity(module, batches, recipe, start)
     state = load_checkpoint(path, identity)
     if state is not None:
         run.restore(state)
@@ -143,10 +146,10 @@ def distillation_loss(
     return (1 - how.weight) * hard + how.weight * how.temperature**2 * soft
 
 
-def _identity(module: nn.Module, batches: Batches, recipe: Recipe) -> str:
+def _identity(module: nn.Module, batches: Batches, recipe: Recipe, start: str) -> str:
     shapes = {name: list(value.shape) for name, value in module.state_dict().items()}
     settings = {**dataclasses.asdict(recipe), "patience": None}
-    text = json.dumps([shapes, settings, batches.fingerprint()], sort_keys=True)
+    text = json.dumps([shapes, settings, batches.fingerprint(), start], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
