@@ -10,8 +10,10 @@ import io
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from decnn_tvm.errors import TrainingError
@@ -34,7 +36,7 @@ def read_cifar10(archive: Path, cache: Path) -> ImageData:
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         draft = cache / f".{os.getpid()}-{path.name}"
-        np.savez(draft, **_decoded(archive))
+        np.savez(draft, **_decoded(archive))  # type: ignore[arg-type]
         os.replace(draft, path)
     return read_image_data(path, SHAPE)
 
@@ -58,7 +60,7 @@ def channel_statistics(data: ImageData) -> tuple[tuple[float, ...], tuple[float,
     return tuple(map(float, mean.round(4))), tuple(map(float, std.round(4)))
 
 
-def _decoded(archive: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+def _decoded(archive: Path) -> dict[str, npt.NDArray[Any]]:
     found: dict[str, list[tuple[str, str, bytes]]] = {"train": [], "test": []}
     with tarfile.open(archive) as files:
         for member in files:
@@ -70,9 +72,7 @@ def _decoded(archive: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np
     classes = sorted({name for name, _, _ in found["train"]})
     if len(classes) < 2 or not found["test"]:
         raise TrainingError(f"{archive}: expected train/CLASS/*.jpg and test/CLASS/*.jpg")
-    arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
-        "classes": np.array(classes)
-    }
+    arrays: dict[str, npt.NDArray[Any]] = {"classes": np.array(classes)}
     for part, entries in found.items():
         entries.sort(key=lambda entry: entry[:2])
         pixels = np.empty((len(entries), *SHAPE), "uint8")

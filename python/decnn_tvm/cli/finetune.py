@@ -18,6 +18,7 @@ from decnn_tvm.errors import TrainingError
 
 if TYPE_CHECKING:
     from decnn_tvm.network import Network
+    from decnn_tvm.passes.decouple_convolutions import Origin
     from decnn_tvm.training import ImageBatches, Recipe
     from decnn_tvm.training.trainer import ProgressCallback, TrainingProgress
 
@@ -214,7 +215,7 @@ def _started(
     dense, structure = _with_norms(options, network, images), structure_options(options)
     if options.start == "calibrated":
         return decouple_calibrated(dense, images, seed=options.seed, **structure), teacher
-    weights = "fresh" if options.start == "fresh" else "inherit"
+    weights: Origin = "fresh" if options.start == "fresh" else "inherit"
     return decouple(dense, weights=weights, seed=options.seed, **structure), teacher
 
 
