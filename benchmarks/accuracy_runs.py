@@ -113,7 +113,9 @@ class Run:
 
 def base_network(name: str, seed: int) -> Network:
     """Return the dense network with fresh weights."""
-    return _fresh(load(cifar_resnet(NETWORKS[name], seed=seed), name=name), seed)
+    network = load(cifar_resnet(NETWORKS[name], seed=seed), name=name)
+    renew = WidenChannels(width=1.0, groups=1, multiple=1, weights="fresh", seed=seed)
+    return dataclasses.replace(network, module=renew(network.module))  # type: ignore[operator]
 
 
 def variant_network(name: str, variant: str, seed: int) -> Network:
@@ -121,7 +123,7 @@ def variant_network(name: str, variant: str, seed: int) -> Network:
     options, dense = VARIANTS[variant], base_network(name, seed)
     if options is None:
         return dense
-    return _fresh(decouple(dense, groups=GROUPS, weights="fresh", seed=seed, **options), seed)
+    return decouple(dense, groups=GROUPS, weights="fresh", seed=seed, **options)
 
 
 def trained(regime: Regime, name: str, variant: str, seed: int) -> Run:
@@ -180,8 +182,3 @@ class _Progress:
             f"{self.label}: epoch {done + (state.step < state.steps)} of {state.epochs}, step "
             f"{state.step} of {state.steps}, loss {state.loss:.3f}{best}"
         )
-
-
-def _fresh(network: Network, seed: int) -> Network:
-    renew = WidenChannels(width=1.0, groups=1, multiple=1, weights="fresh", seed=seed)
-    return dataclasses.replace(network, module=renew(network.module))  # type: ignore[operator]
