@@ -22,7 +22,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("archive") / "images.tar.xz"
     with tarfile.open(path, "w:xz") as files:
-        for part, count in (("train", 40), ("test", 8)):
+        for part, count in (("train", 16), ("test", 4)):
             for index in range(count):
                 for label, name in enumerate(("cat", "dog")):
                     pixels = random.integers(0, 100, (32, 32, 3)) + 100 * label
@@ -52,7 +52,7 @@ def test_rows_regimes_and_what_is_not_trained_again(archive: Path, tmp_path: Pat
     # Layers 1 and 2 end with 16 x 32 x 32 and 32 x 16 x 16; three quarters move.
     assert grouped["exchange kB, float32"] == pytest.approx(3 * (16384 + 8192) / 1e3)
     assert len(grouped["by seed"].split(", ")) == 2
-    assert "80 images, 1 epochs" in dense["regime"]
+    assert "32 images, 1 epochs" in dense["regime"]
     reports = sorted(tmp_path.glob("runs/*/resnet20/*/seed*/report.json"))
     times = [path.stat().st_mtime_ns for path in reports]
     assert len(reports) == 4

@@ -52,26 +52,27 @@ def exchange_points(network: Network, groups: int | None = None) -> dict[relax.V
     return points
 
 
-def exchange_bytes(network: Network, wire: str = "float32") -> int:
-    """Return the bytes that devices send each other for one image, all of them together.
+def exchange_bytes(network: Network) -> dict[str, int]:
+    """Return, by wire, the bytes that devices send each other in one run, all of them together.
 
     With one channel group on each device; scatter of the input and collection of the output, which
     are the coordinator's, do not count.
     """
     groups = network.groups
     if groups is None or groups == 1:
-        return 0
+        return dict.fromkeys(WIRE_BYTES, 0)
     (module,) = split_network(network, groups, None, False, "float32").values()
     plan = plan_of(module)
     assignment = assign_groups(plan, groups)
-    total = 0
+    total = dict.fromkeys(WIRE_BYTES, 0)
     for movement in plan.movements:
         source = plan.value(movement.source)
         rounded = isinstance(source.placement, Sharded) and source.dtype == "float32"
-        size = WIRE_BYTES[wire] if rounded else WIRE_BYTES["float32"]
         for transfer in transfers(plan, movement, assignment):
             if HOST in (transfer.source, transfer.target) or transfer.source == transfer.target:
                 continue
-            count = sum(run.length for run in transfer.runs)
-            total += size * count * math.prod(source.shape) // source.shape[transfer.axis]
+            length = sum(run.length for run in transfer.runs)
+            count = length * math.prod(source.shape) // source.shape[transfer.axis]
+            for wire, size in WIRE_BYTES.items():
+                total[wire] += count * (size if rounded else WIRE_BYTES["float32"])
     return total

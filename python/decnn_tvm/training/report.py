@@ -14,7 +14,7 @@ from typing import Any
 from decnn_tvm.errors import TrainingError
 from decnn_tvm.inspection import inspect_network
 from decnn_tvm.network import Network
-from decnn_tvm.training.exchanges import WIRE_BYTES, exchange_bytes
+from decnn_tvm.training.exchanges import exchange_bytes
 from decnn_tvm.training.recipe import Recipe
 from decnn_tvm.training.trainer import EpochRecord
 
@@ -99,7 +99,7 @@ def network_cost(network: Network) -> NetworkCost:
     return NetworkCost(
         macs=inspection.macs // batch,
         parameters=inspection.parameters,
-        exchange_bytes={wire: exchange_bytes(network, wire) // batch for wire in WIRE_BYTES},
+        exchange_bytes={wire: sent // batch for wire, sent in exchange_bytes(network).items()},
     )
 
 
