@@ -21,7 +21,7 @@ from decnn_tvm.testing.equality import assert_logits_match, random_inputs, refer
 from decnn_tvm.training import decouple_calibrated, to_torch
 from decnn_tvm.training.channel_assignment import ChannelAssignment, Channels, Layer, Side
 from decnn_tvm.training.channel_layout import ChannelLayout
-from decnn_tvm.training.torch_module import replace_weights
+from decnn_tvm.training.trained_weights import replace_weights
 
 STRUCTURES: list[dict[str, Any]] = [
     {"shuffle": "stage"},

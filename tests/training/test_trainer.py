@@ -22,8 +22,9 @@ from decnn_tvm.training import (
     to_torch,
     train,
 )
+from decnn_tvm.training.answers import distillation_loss
 from decnn_tvm.training.batches import Batch
-from decnn_tvm.training.trainer import TrainingProgress, distillation_loss
+from decnn_tvm.training.trainer import TrainingProgress
 
 RECIPE = Recipe(epochs=3, learning_rate=0.1, schedule="cosine", warmup_epochs=0.5, dropout=0.1)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,8 @@ MODEL is decoupled already, or dense. --start decouples a dense one first:
 The last two learn faster with --distill: from the answers of the dense network too."""
 
 STARTS = ("given", "fresh", "inherited", "calibrated")
-_CALIBRATION_IMAGES = 512
+# As many calibration images as keep a wide layer's activations within some hundred megabytes.
+_CALIBRATION_PIXELS, _FEWEST, _MOST = 2**21, 32, 512
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -200,7 +202,9 @@ def _started(
     from decnn_tvm.frontend import load
     from decnn_tvm.training import decouple_calibrated
 
-    images = batches.calibration(_CALIBRATION_IMAGES).cpu()
+    size = math.prod(network.inputs[0].shape[2:])
+    count = min(_MOST, max(_FEWEST, _CALIBRATION_PIXELS // size))
+    images = batches.calibration(count).cpu()
     given = load(options.teacher, batch=options.batch) if options.teacher else None
     teacher = given if given is not None or network.groups else network
     if options.start == "given":

@@ -29,7 +29,7 @@ from decnn_tvm.training.channel_assignment import ChannelAssignment, Sources
 from decnn_tvm.training.channel_layout import ChannelLayout
 from decnn_tvm.training.folded_norms import channel_statistics
 from decnn_tvm.training.least_squares import fit_groups
-from decnn_tvm.training.torch_module import replace_weights
+from decnn_tvm.training.trained_weights import replace_weights
 
 logger = logging.getLogger(__name__)
 

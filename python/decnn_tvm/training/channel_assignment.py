@@ -192,9 +192,8 @@ def _add_scores(scores: Array, key: int, side: Side, gain: Array) -> None:
         return
     ordered = np.zeros((len(scores), gain.shape[1]))
     ordered[side.channels[mine, 1]] = gain[mine]
-    for position, owner in zip(side.positions, side.owners, strict=True):
-        if position[0] == key:
-            scores[:, position[1]] += ordered[:, owner]
+    here = side.positions[:, 0] == key
+    np.add.at(scores.T, side.positions[here, 1], ordered[:, side.owners[here]].T)
 
 
 def _normalised(layer: Layer) -> Layer:

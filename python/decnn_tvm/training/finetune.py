@@ -11,12 +11,14 @@ from torch import Tensor, fx
 from decnn_tvm.errors import TrainingError
 from decnn_tvm.frontend import save_onnx
 from decnn_tvm.network import Network
+from decnn_tvm.training.answers import accuracy
 from decnn_tvm.training.batches import Batches
 from decnn_tvm.training.learning_curve import draw_learning_curve
 from decnn_tvm.training.recipe import Recipe
 from decnn_tvm.training.report import FinetuneReport, network_cost, write_report
-from decnn_tvm.training.torch_module import from_torch, to_torch
-from decnn_tvm.training.trainer import ProgressCallback, accuracy, train
+from decnn_tvm.training.torch_module import to_torch
+from decnn_tvm.training.trained_weights import from_torch
+from decnn_tvm.training.trainer import ProgressCallback, train
 from decnn_tvm.training.wire_rounding import WIRES, calibrate_wires
 
 CALIBRATION_IMAGES = 256

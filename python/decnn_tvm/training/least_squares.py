@@ -39,7 +39,8 @@ from decnn_tvm.passes.dataflow_graph import (
 from decnn_tvm.passes.weights import weight_vars
 from decnn_tvm.training.channel_assignment import Index
 from decnn_tvm.training.observation import Observer, batches
-from decnn_tvm.training.torch_module import from_torch, translate
+from decnn_tvm.training.torch_module import translate
+from decnn_tvm.training.trained_weights import from_torch
 
 logger = logging.getLogger(__name__)
 _BATCH = 64
