@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.accuracy_runs import (
     DENSE,
@@ -52,7 +53,7 @@ def study_starts(
         starts = _starts(regime, name, variant, seed, dense.network)
         needed: dict[str, int | None] = {}
         for start, (network, distils) in starts.items():
-            before = _accuracy(regime, network(), seed)
+            before = _accuracy(regime, to_torch(network()), seed)
             recipe = _recipe(regime, start, seed, learning_rate, distils)
             needed[start], best = _epochs_needed(
                 regime, recipe, budgets, network, (name, variant, start), dense.network,
@@ -129,21 +130,30 @@ class _Once:
 
 
 def _untrained_rows(regime: Regime, name: str, variant: str, seed: int, dense: Network) -> Rows:
-    """Return what chosen groups alone give, without the least squares."""
+    """Return what each part of the calibration gives by itself, before any training."""
     options: Mapping[str, Any] = VARIANTS[variant] or {}
     images = regime.batches(seed).calibration(_CALIBRATION).cpu()
-    grouped = decouple_calibrated(dense, images, groups=GROUPS, fit=False, **options)
+    naive = to_torch(decouple(dense, groups=GROUPS, **options), momentum=1.0).train()
+    with torch.no_grad():
+        naive(images)  # with this momentum the statistics become those of the images
+    calibrated = partial(decouple_calibrated, dense, images, groups=GROUPS, **options)
+    found = {
+        "naive, statistics taken anew": naive.eval(),
+        "groups chosen, not fitted": to_torch(calibrated(fit=False)),
+        "natural groups, fitted": to_torch(calibrated(starts=0)),
+    }
     return [
         {
             "network": name,
             "variant": variant,
-            "start": "groups chosen, not fitted",
+            "start": start,
             "lr": None,
-            "top-1 before training, %": 100 * _accuracy(regime, grouped, seed),
+            "top-1 before training, %": 100 * _accuracy(regime, module, seed),
             "epochs to dense - 0.5": None,
             "top-1 reached, %": None,
             "dense top-1, %": None,
         }
+        for start, module in found.items()
     ]
 
 
@@ -184,6 +194,5 @@ def _epochs_needed(
     return None, best
 
 
-def _accuracy(regime: Regime, network: Network, seed: int) -> float:
-    module = to_torch(network).to(torch.device(regime.device))
-    return accuracy(module, regime.batches(seed))
+def _accuracy(regime: Regime, module: nn.Module, seed: int) -> float:
+    return accuracy(module.to(torch.device(regime.device)), regime.batches(seed))

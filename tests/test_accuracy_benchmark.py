@@ -76,7 +76,9 @@ def test_starts(archive: Path, tmp_path: Path) -> None:
         "inherited, naive",
         "inherited, calibrated",
         "calibrated, distilled",
+        "naive, statistics taken anew",
         "groups chosen, not fitted",
+        "natural groups, fitted",
     ]
     assert all(row["top-1 before training, %"] is not None for row in rows)
 

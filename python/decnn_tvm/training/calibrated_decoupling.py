@@ -65,7 +65,7 @@ def decouple_calibrated(
         Fit the group convolutions by least squares; without, they hold the dense weights that
         their groups kept.
     starts, seed : int
-        Starts of the search for groups, and their seed.
+        Starts of the search for groups (0: channels stay in their order), and their seed.
 
     Raises
     ------

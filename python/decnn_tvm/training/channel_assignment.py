@@ -101,7 +101,7 @@ class ChannelAssignment:
         return {key: np.arange(c.new) % c.old for key, c in self.classes.items()}
 
     def solve(self, *, starts: int = 4, seed: int = 0) -> Sources:
-        """Return the best assignment of several starts; the natural order is the first."""
+        """Return the best assignment of several starts, of which the natural order is the first."""
         random = np.random.default_rng(seed)
         best, highest = self.natural(), -1.0
         for start in range(starts):
