@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,15 @@ def test_ctrl_c_keeps_the_last_epoch(
     assert not out.exists()
     done = command(*arguments[:-1], 7)  # another number of epochs is another training
     assert done.status == 2 and "another training" in done.err
+
+
+def test_without_pytorch_it_says_how_to_get_it(
+    command: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    arguments = ["--data", images / "data.npz", "-o", tmp_path / "x.onnx"]
+    done = command("finetune", images / "dense.onnx", *arguments)
+    assert done.status == 2 and "pip install 'decnn-tvm[train]'" in done.err
 
 
 @pytest.mark.parametrize(

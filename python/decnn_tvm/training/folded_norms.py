@@ -82,7 +82,7 @@ def folded_convolutions(graph: DataflowGraph) -> dict[str, relax.Var]:
             continue
         (source,) = graph.data[var]
         conv = convolution(graph.values.get(source))
-        bias = _bias(graph, call, source)
+        bias = added_weight(graph, var)
         normalised = any(
             op_name(graph.values[user]) == "relax.nn.batch_norm" for user in graph.consumers[var]
         )
@@ -91,6 +91,17 @@ def folded_convolutions(graph: DataflowGraph) -> dict[str, relax.Var]:
         if int(np.prod(shape_of(bias))) == shape_of(source)[1] and var not in graph.outputs:
             found[layer_name(conv)] = var
     return found
+
+
+def added_weight(graph: DataflowGraph, add: relax.Var) -> relax.Var | None:
+    """Return the weight that an addition to data adds, through the reshape that aligns it."""
+    known = {var.name for var in weight_vars(graph.func)}
+    for arg in graph.values[add].args:
+        while op_name(graph.values.get(arg)) == "relax.reshape" and arg not in graph.data:
+            arg = graph.values[arg].args[0]
+        if isinstance(arg, relax.Var) and arg not in graph.data and arg.name in known:
+            return arg
+    return None
 
 
 def channel_statistics(
@@ -121,15 +132,6 @@ def _data(graph: DataflowGraph, add: relax.Var) -> relax.Var:
     return graph.data[add][0]
 
 
-def _bias(graph: DataflowGraph, add: relax.Call, source: relax.Var) -> relax.Expr | None:
-    """Return the weight that is added to `source`, through the reshape that aligns it."""
-    bias = next((arg for arg in add.args if not arg.same_as(source)), None)
-    while op_name(graph.values.get(bias)) == "relax.reshape":
-        bias = graph.values[bias].args[0]
-    known = {var.name for var in weight_vars(graph.func)}
-    return bias if isinstance(bias, relax.Var) and bias.name in known else None
-
-
 def _with_norms(
     network: Network,
     graph: DataflowGraph,
@@ -141,7 +143,7 @@ def _with_norms(
     taken = set(values)
     norms: dict[relax.Var, list[relax.Var]] = {}
     for layer, add in found.items():
-        bias = _bias(graph, graph.values[add], _data(graph, add))
+        bias = added_weight(graph, add)
         assert bias is not None
         mean, variance = statistics[_data(graph, add)]
         scale = np.sqrt(variance + np.float32(EPSILON))

@@ -36,8 +36,8 @@ from decnn_tvm.passes.dataflow_graph import (
     op_name,
     read_graph,
 )
-from decnn_tvm.passes.weights import weight_vars
 from decnn_tvm.training.channel_assignment import Index
+from decnn_tvm.training.folded_norms import added_weight
 from decnn_tvm.training.observation import Observer, batches
 from decnn_tvm.training.torch_module import translate
 from decnn_tvm.training.trained_weights import from_torch
@@ -134,7 +134,8 @@ def _described(graph: DataflowGraph, var: Any, name: str, target: Tensor, pixels
         call: Any = graph.values[users[0]]
         norm, epsilon = tuple(str(a.name) for a in call.args[1:]), float(call.attrs.epsilon)
     elif len(users) == 1 and op_name(graph.values[users[0]]) == "relax.add":
-        bias = _bias_name(graph, users[0])
+        added = added_weight(graph, users[0])
+        bias = "" if added is None else str(added.name)
     return _Fit(
         name=name,
         weight=weight,
@@ -144,16 +145,6 @@ def _described(graph: DataflowGraph, var: Any, name: str, target: Tensor, pixels
         target=target,
         pixels=pixels,
     )
-
-
-def _bias_name(graph: DataflowGraph, add: Any) -> str:
-    known = {str(var.name) for var in weight_vars(graph.func)}
-    for arg in graph.values[add].args:
-        while op_name(graph.values.get(arg)) == "relax.reshape" and arg not in graph.data:
-            arg = graph.values[arg].args[0]
-        if arg not in graph.data and str(getattr(arg, "name", "")) in known:
-            return str(arg.name)
-    return ""
 
 
 class _Fitter(fx.Interpreter):
