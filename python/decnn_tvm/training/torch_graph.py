@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Relax function under translation to a graph of `torch.fx`.
 
-What depends on a data input alone carries the batch along axis 0, and Relax fixed its size; PyTorch
-must not, so operators on data keep that axis open, and whatever would mix samples is refused.
+Whatever depends on a data input has the batch along axis 0, of a size that Relax fixed and PyTorch
+must not. So operators on data keep that axis open, and what would mix samples is refused.
 """
 
 from __future__ import annotations
