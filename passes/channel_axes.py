@@ -57,9 +57,13 @@ class ChannelAxes:
         Data and reshaped weights; None where no convolution's channels are.
     weights : dict of str to list of WeightAxis
         The axes of each weight that follow channels.
+    shuffled : dict of Var to Var
+        Selections of channels that start a class of their own: what later layers see is in another
+        order. The class of the key holds the channels of the value's.
     """
 
     graph: DataflowGraph
+    shuffled: dict[relax.Var, relax.Var] = field(default_factory=dict)
     classes: ChannelClasses = field(default_factory=ChannelClasses)
     tensors: dict[relax.Var, ChannelAxis | None] = field(default_factory=dict)
     weights: dict[str, list[WeightAxis]] = field(default_factory=dict)
@@ -75,6 +79,9 @@ class ChannelAxes:
 
     def _of(self, var: relax.Var, read: tuple[relax.Var, ...]) -> ChannelAxis | None:
         value: Any = self.graph.values[var]
+        if var in self.shuffled:
+            source = self.tensors[self.shuffled[var]]
+            return source and replace(source, segments=self.classes.new(self._size(source)))
         if isinstance(value, relax.TupleGetItem):
             return self.tensors[read[0]]
         call = convolution(value)

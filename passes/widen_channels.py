@@ -116,10 +116,10 @@ class WidenChannels:
     def _widen(self, func: relax.Function) -> relax.Function:
         graph = read_graph(func)
         axes = ChannelAxes(graph).infer()
-        sources = {root: self._source(axes, root, n) for root, n in self._sizes(axes).items()}
+        sources = {root: self._source(axes, root, n) for root, n in self.sizes(axes).items()}
         values = weight_values(func)
         wider = {
-            name: _widened(values[name], roles, axes, sources)
+            name: widened(values[name], roles, axes, sources)
             for name, roles in axes.weights.items()
         }
         weights = {**values, **wider}
@@ -127,8 +127,8 @@ class WidenChannels:
             self._renew(graph, weights)
         return _rewrite(graph, axes, sources, weights)
 
-    def _sizes(self, axes: ChannelAxes) -> dict[int, int]:
-        """Return the new size of every class."""
+    def sizes(self, axes: ChannelAxes) -> dict[int, int]:
+        """Return the new size of every class of channels."""
         classes = axes.classes
         for name in (*self.channels, *self.exclude):
             if name not in classes.layers:
@@ -193,9 +193,22 @@ def _index(
     return index.ravel(), copies.ravel()
 
 
-def _widened(
+def widened(
     value: Array, roles: list[WeightAxis], axes: ChannelAxes, sources: Mapping[int, Array]
 ) -> Array:
+    """Return a weight whose every new channel copies one of the old ones.
+
+    Parameters
+    ----------
+    value : array
+        The weight.
+    roles : list of WeightAxis
+        Its axes that follow channels.
+    axes : ChannelAxes
+        The network's.
+    sources : mapping from class to array
+        For each new channel of the class, the old one that it copies; each old one at least once.
+    """
     for role in roles:
         index, copies = _index(role.channels, axes, sources)
         value = np.take(value, index, axis=role.channels.axis)

@@ -15,7 +15,7 @@ from decnn_tvm.passes.decouple_convolutions import DecoupleConvolutions, Origin
 from decnn_tvm.passes.insert_channel_shuffle import InsertChannelShuffle, Order
 from decnn_tvm.passes.shuffle_places import Where
 from decnn_tvm.passes.widen_channels import WidenChannels
-from decnn_tvm.presets import apply_preset
+from decnn_tvm.presets import Structure, apply_preset
 
 
 def decouple(
@@ -66,28 +66,67 @@ def decouple(
     DecoupleError
         What was asked for can't be had on this network; the message says what can.
     """
-    if preset is not None:
-        if (groups, width, shuffle, multiple, channels) != (4, 1.0, "stage", None, None):
-            raise DecoupleError(
-                f"preset {preset!r} chooses groups, width, shuffle, multiple and channels itself: "
-                "leave them out"
-            )
-        structure = apply_preset(preset, network.module)
-        groups, width, shuffle = structure.groups, structure.width, structure.shuffle
-        channels = structure.channels
+    structure = choose_structure(
+        network,
+        groups=groups,
+        width=width,
+        shuffle=shuffle,
+        multiple=multiple,
+        channels=channels,
+        preset=preset,
+    )
     passes: list[Any] = []
-    if width != 1.0 or multiple is not None or channels:
-        passes.append(
-            WidenChannels(
-                width=width,
-                groups=groups,
-                multiple=multiple or (groups**2 if shuffle is not None else groups),
-                channels=channels or {},
-                weights=weights,
-                seed=seed,
-            )
-        )
-    if shuffle is not None:
-        passes.append(InsertChannelShuffle(groups=groups, after=shuffle, order=order))
+    widening = widening_pass(structure, weights=weights, seed=seed)
+    if widening is not None:
+        passes.append(widening)
+    groups = structure.groups
+    if structure.shuffle is not None:
+        passes.append(InsertChannelShuffle(groups=groups, after=structure.shuffle, order=order))
     passes.append(DecoupleConvolutions(groups=groups, exclude=exclude, weights=weights, seed=seed))
     return dataclasses.replace(network, module=tvm.transform.Sequential(passes)(network.module))
+
+
+def choose_structure(
+    network: Network,
+    *,
+    groups: int,
+    width: float,
+    shuffle: Where | None,
+    multiple: int | None,
+    channels: Mapping[str, int] | None,
+    preset: str | None,
+) -> Structure:
+    """Return what a preset, or these parameters of `decouple`, ask of a network.
+
+    Raises
+    ------
+    DecoupleError
+        A preset and parameters that it chooses itself, or one for another network.
+    """
+    if preset is None:
+        return Structure(
+            groups=groups, width=width, channels=channels or {}, shuffle=shuffle, multiple=multiple
+        )
+    if (groups, width, shuffle, multiple, channels) != (4, 1.0, "stage", None, None):
+        raise DecoupleError(
+            f"preset {preset!r} chooses groups, width, shuffle, multiple and channels itself: "
+            "leave them out"
+        )
+    return apply_preset(preset, network.module)
+
+
+def widening_pass(
+    structure: Structure, *, weights: Origin = "inherit", seed: int = 0
+) -> WidenChannels | None:
+    """Return the pass that widens a network to `structure`, None if its channels stay."""
+    if structure.width == 1.0 and structure.multiple is None and not structure.channels:
+        return None
+    square = structure.groups**2 if structure.shuffle is not None else structure.groups
+    return WidenChannels(
+        width=structure.width,
+        groups=structure.groups,
+        multiple=structure.multiple or square,
+        channels=structure.channels,
+        weights=weights,
+        seed=seed,
+    )

@@ -10,6 +10,7 @@
     ├── CompileError      no code for a layer or a target
     ├── PackageError      a damaged, foreign or mismatching package
     ├── RecordsError      tuning records: none there, damaged, can't be written
+    ├── TrainingError     options, data or a checkpoint that training can't use
     ├── InputError        a sample of the wrong shape, dtype or content
     └── ClusterError      workers: unreachable, refused, died
         ├── ClusterTimeout    a wait that ran out
@@ -47,6 +48,10 @@ class PackageError(DecnnError):
 
 class RecordsError(DecnnError):
     """Tuning records are missing, damaged, or can't be written."""
+
+
+class TrainingError(DecnnError):
+    """Options, data or a checkpoint that training can't use, or a training that diverged."""
 
 
 class InputError(DecnnError):

@@ -52,12 +52,13 @@ class Preset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Structure:
-    """A preset in terms of the layers of one network."""
+    """How one network is decoupled, in terms of its layers; see `decnn_tvm.decouple`."""
 
     groups: int
     width: float
     channels: Mapping[str, int]
-    shuffle: Where
+    shuffle: Where | None
+    multiple: int | None = None
 
 
 def _residual(blocks: tuple[int, ...], bottleneck: bool) -> tuple[tuple[int, int], ...]:

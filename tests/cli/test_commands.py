@@ -25,7 +25,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.mark.parametrize(
-    "name", ["inspect", "decouple", "tune", "compile", "run", "worker", "demo"]
+    "name", ["inspect", "decouple", "finetune", "tune", "compile", "run", "worker", "demo"]
 )
 def test_help_shows_an_example(command: Command, name: str) -> None:
     done = command(name, "--help")

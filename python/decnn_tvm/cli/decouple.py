@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from decnn_tvm.cli.options import Commands, add_command, add_model, load_model, positive
 from decnn_tvm.cli.tables import count_text
@@ -30,6 +30,18 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     )
     add_model(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="ONNX file to write")
+    add_structure(parser)
+    parser.add_argument(
+        "--weights",
+        choices=("inherit", "fresh"),
+        default="inherit",
+        help="keep what can be kept of the dense weights, or draw new ones",
+    )
+    return parser
+
+
+def add_structure(parser: argparse.ArgumentParser) -> None:
+    """Add what a network is to be decoupled into."""
     parser.add_argument("--preset", help="a published structure: it sets groups, width, shuffle")
     parser.add_argument("--groups", type=positive, default=4, metavar="G", help="groups (4)")
     parser.add_argument("--width", type=float, default=1.0, help="factor on the channels (1.0)")
@@ -47,14 +59,13 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     parser.add_argument(
         "--exclude", nargs="+", default=[], metavar="LAYER", help="layers to leave dense"
     )
-    parser.add_argument(
-        "--weights",
-        choices=("inherit", "fresh"),
-        default="inherit",
-        help="keep what can be kept of the dense weights, or draw new ones",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of fresh weights (0)")
-    return parser
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (0)")
+
+
+def structure_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `add_structure` asked for, but the seed, as `decnn_tvm.decouple` takes it."""
+    names = ("groups", "width", "shuffle", "order", "exclude", "preset")
+    return {name: getattr(options, name) for name in names}
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -66,14 +77,9 @@ def execute(options: argparse.Namespace) -> None:
 
     result = decouple(
         network,
-        groups=options.groups,
-        width=options.width,
-        shuffle=options.shuffle,
-        order=options.order,
-        exclude=options.exclude,
         weights=options.weights,
         seed=options.seed,
-        preset=options.preset,
+        **structure_options(options),
     )
     save_onnx(result, options.output)
     before, after = inspect_network(network), inspect_network(result)

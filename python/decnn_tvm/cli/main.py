@@ -19,6 +19,7 @@ import decnn_tvm
 from decnn_tvm.cli import compile as compile_command
 from decnn_tvm.cli import decouple as decouple_command
 from decnn_tvm.cli import demo as demo_command
+from decnn_tvm.cli import finetune as finetune_command
 from decnn_tvm.cli import inspect as inspect_command
 from decnn_tvm.cli import keys as keys_command
 from decnn_tvm.cli import run as run_command
@@ -32,6 +33,7 @@ FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 COMMANDS = (
     inspect_command,
     decouple_command,
+    finetune_command,
     tune_command,
     compile_command,
     run_command,
@@ -45,9 +47,10 @@ EPILOG = """\
 from a model to answers on four local workers:
   decnn inspect resnet50.onnx
   decnn decouple resnet50.onnx -o grouped.onnx --preset resnet50-x1.75
-  (train grouped.onnx, or leave the model dense: it can be split too)
-  decnn compile grouped.onnx -o grouped.pkg --workers 4
-  decnn run grouped.pkg --workers 4 --input cat.jpg
+  (or leave the model dense: it can be split too)
+  decnn finetune grouped.onnx --data images/ -o trained.onnx
+  decnn compile trained.onnx -o trained.pkg --workers 4
+  decnn run trained.pkg --workers 4 --input cat.jpg
 
 exit status: 0 done, 1 failed, 2 bad input, 130 interrupted
 """
@@ -102,13 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ----------
     arguments : sequence of str, optional
         By default those of the process, which is then taken to be ours: SIGTERM unwinds it, and
-        torch stays out of it.
+        torch stays out of it unless the command needs it.
     """
     options = build_parser().parse_args(arguments)
     if arguments is None:
         signal.signal(signal.SIGTERM, _leave)
-        # TVM imports torch where it is installed, which takes seconds, and no command needs it.
-        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+        if not getattr(options, "needs_torch", False):
+            # TVM imports torch where it is installed, which takes seconds.
+            sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     _log(getattr(options, "verbose", 0))
     try:
         options.execute(options)

@@ -62,6 +62,36 @@ def resnet(
     return graph.model(graph.linear("fc", x, classes))
 
 
+def cifar_resnet(
+    depth: int = 20,
+    *,
+    image_size: int = 32,
+    classes: int = 10,
+    width: float = 1.0,
+    batch: int = 1,
+    opset: int = 17,
+    seed: int = 0,
+) -> onnx.ModelProto:
+    """Build a ResNet for small images: a 3x3 stem, no pooling before the mean.
+
+    Depth 20 is that of He et al. (2015), section 4.2: three stages of three blocks, 16, 32 and 64
+    channels; here with convolutions as shortcuts where the size changes. Depth 18 has the stages of
+    ResNet-18, 64 to 512 channels. The other parameters are those of `resnet`.
+    """
+    blocks, first = {18: ((2, 2, 2, 2), 64), 20: ((3, 3, 3), 16)}[depth]
+    graph = GraphBuilder(f"resnet{depth}_cifar", seed=seed, batch=batch, opset=opset)
+    x = graph.input("input", 3, image_size)
+    x = graph.conv("conv1", x, scaled(first, width), 3, padding=1, gain=1.0)
+    x = graph.relu(graph.batch_norm("bn1", x))
+    for stage, repeats in enumerate(blocks):
+        for index in range(repeats):
+            stride = 2 if stage > 0 and index == 0 else 1
+            channels = scaled(first * 2**stage, width)
+            x = _basic(graph, f"layer{stage + 1}.{index}", x, channels, stride)
+    x = graph.flatten(graph.global_average_pool(x))
+    return graph.model(graph.linear("fc", x, classes))
+
+
 def _basic(graph: GraphBuilder, name: str, x: Tensor, channels: int, stride: int) -> Tensor:
     y = graph.conv(f"{name}.conv1", x, channels, 3, stride=stride, padding=1)
     y = graph.relu(graph.batch_norm(f"{name}.bn1", y))

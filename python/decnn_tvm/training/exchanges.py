@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What devices exchange of a network: which tensors, and how many bytes.
+
+Both follow from the placements that the compiler itself infers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tvm
+from tvm import relax
+
+from decnn_tvm.assignment import assign_groups
+from decnn_tvm.compiler import split_network
+from decnn_tvm.network import Network
+from decnn_tvm.passes.channel_order import infer_with_channel_order
+from decnn_tvm.passes.split_stages import plan_of
+from decnn_tvm.pipeline import preparation_passes
+from decnn_tvm.plan import Host, Sharded
+from decnn_tvm.transfers import HOST, transfers
+
+WIRE_BYTES = {"float32": 4, "float16": 2, "int8": 1}
+
+
+def exchange_points(network: Network, groups: int | None = None) -> dict[relax.Var, int]:
+    """Return the variables of the network that travel rounded, with the axis of their channels.
+
+    Partial sums, the inputs and the outputs travel in full.
+
+    Parameters
+    ----------
+    network : Network
+        Dense or decoupled, batch norms not folded.
+    groups : int, optional
+        Channel groups; needed where the network is dense.
+    """
+    count = groups or network.groups
+    if count is None or count == 1:
+        return {}
+    prepared = tvm.transform.Sequential(preparation_passes())(network.module)["main"]
+    found = infer_with_channel_order(prepared, count)
+    moved = {
+        str(var.name): source.axis
+        for var, target in found.movements
+        if isinstance(source := found.placements[var], Sharded) and target != Host()
+    }
+    bound = [b.var for block in network.function.body.blocks for b in block.bindings]
+    # Passes keep the names of what they keep, so a tensor is found again by its name.
+    points = {var: moved[str(var.name)] for var in bound if str(var.name) in moved}
+    assert len(points) == len(moved), sorted(set(moved) - {str(var.name) for var in points})
+    return points
+
+
+def exchange_bytes(network: Network) -> dict[str, int]:
+    """Return, by wire, the bytes that devices send each other in one run, all of them together.
+
+    With one channel group on each device; scatter of the input and collection of the output, which
+    are the coordinator's, do not count.
+    """
+    groups = network.groups
+    if groups is None or groups == 1:
+        return dict.fromkeys(WIRE_BYTES, 0)
+    (module,) = split_network(network, groups, None, False, "float32").values()
+    plan = plan_of(module)
+    assignment = assign_groups(plan, groups)
+    total = dict.fromkeys(WIRE_BYTES, 0)
+    for movement in plan.movements:
+        source = plan.value(movement.source)
+        rounded = isinstance(source.placement, Sharded) and source.dtype == "float32"
+        for transfer in transfers(plan, movement, assignment):
+            if HOST in (transfer.source, transfer.target) or transfer.source == transfer.target:
+                continue
+            length = sum(run.length for run in transfer.runs)
+            count = length * math.prod(source.shape) // source.shape[transfer.axis]
+            for wire, size in WIRE_BYTES.items():
+                total[wire] += count * (size if rounded else WIRE_BYTES["float32"])
+    return total

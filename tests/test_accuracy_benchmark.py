@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.accuracy import main
+from benchmarks.cifar10 import read_cifar10
+from decnn_tvm.errors import TrainingError
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an archive like CIFAR-10's: two classes, dark and bright."""
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("archive") / "images.tar.xz"
+    with tarfile.open(path, "w:xz") as files:
+        for part, count in (("train", 16), ("test", 4)):
+            for index in range(count):
+                for label, name in enumerate(("cat", "dog")):
+                    pixels = random.integers(0, 100, (32, 32, 3)) + 100 * label
+                    content = io.BytesIO()
+                    Image.fromarray(pixels.astype("uint8")).save(content, "JPEG")
+                    info = tarfile.TarInfo(f"{part}/{name}/{index:04}.jpg")
+                    info.size = len(content.getvalue())
+                    files.addfile(info, io.BytesIO(content.getvalue()))
+    return path
+
+
+def table(archive: Path, out: Path, *options: object) -> dict[str, Any]:
+    arguments = ["--data", archive, "--out", out, "--json", out / "table.json"]
+    arguments += ["--batch", 16, "--threads", 1, "--device", "cpu", *options]
+    main([str(argument) for argument in arguments])
+    return json.loads((out / "table.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_rows_regimes_and_what_is_not_trained_again(archive: Path, tmp_path: Path) -> None:
+    variants = ["--variants", "dense", "x1, stage"]
+    found = table(archive, tmp_path, "--epochs", 1, "--seeds", 0, 1, *variants)
+    dense, grouped = found["rows"]
+    assert (dense["variant"], grouped["variant"]) == ("dense", "G4 x1, stage shuffles")
+    assert dense["M MACs"] == pytest.approx(40.8, abs=0.1)  # He et al. (2015), with projections
+    assert 3.5 < dense["M MACs"] / grouped["M MACs"] < 4
+    assert dense["exchange kB, float32"] == 0
+    # Layers 1 and 2 end with 16 x 32 x 32 and 32 x 16 x 16; three quarters move.
+    assert grouped["exchange kB, float32"] == pytest.approx(3 * (16384 + 8192) / 1e3)
+    assert len(grouped["by seed"].split(", ")) == 2
+    assert "32 images, 1 epochs" in dense["regime"]
+    reports = sorted(tmp_path.glob("runs/*/resnet20/*/seed*/report.json"))
+    times = [path.stat().st_mtime_ns for path in reports]
+    assert len(reports) == 4
+    assert table(archive, tmp_path, "--epochs", 1, "--seeds", 0, 1, *variants)["rows"] == [
+        dense,
+        grouped,
+    ]
+    assert [path.stat().st_mtime_ns for path in reports] == times
+    other = table(archive, tmp_path, "--epochs", 2, "--variants", "dense")
+    assert [row["regime"].split(", ")[1] for row in other["rows"]] == ["2 epochs"]
+    wires = table(archive, tmp_path, "--epochs", 1, "--study", "wires", *variants)["rows"]
+    assert [row["variant"] for row in wires] == ["G4 x1, stage shuffles"]
+    assert wires[0]["int8 kB"] == pytest.approx(grouped["exchange kB, float32"] / 4)
+
+
+def test_starts(archive: Path, tmp_path: Path) -> None:
+    options = ["--epochs", 1, "--study", "starts", "--budgets", 1, "--variants", "dense", "x1.5"]
+    rows = table(archive, tmp_path, *options)["rows"]
+    assert [row["start"] for row in rows] == [
+        "fresh",
+        "inherited, naive",
+        "inherited, calibrated",
+        "calibrated, distilled",
+        "naive, statistics taken anew",
+        "groups chosen, not fitted",
+        "natural groups, fitted",
+    ]
+    assert all(row["top-1 before training, %"] is not None for row in rows)
+
+
+def test_an_archive_of_something_else(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no such file"):
+        read_cifar10(tmp_path / "none.tar.xz", tmp_path)
+    with tarfile.open(tmp_path / "empty.tar.xz", "w:xz"):
+        pass
+    with pytest.raises(TrainingError, match="expected train/CLASS"):
+        read_cifar10(tmp_path / "empty.tar.xz", tmp_path)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+from decnn_tvm.errors import TrainingError
+from decnn_tvm.network import Network
+from decnn_tvm.training import (
+    DatasetBatches,
+    Distillation,
+    ImageBatches,
+    Recipe,
+    accuracy,
+    to_torch,
+    train,
+)
+from decnn_tvm.training.answers import distillation_loss
+from decnn_tvm.training.batches import Batch
+from decnn_tvm.training.trainer import TrainingProgress
+
+RECIPE = Recipe(epochs=3, learning_rate=0.1, schedule="cosine", warmup_epochs=0.5, dropout=0.1)
+
+
+def trained(network: Network, batches: ImageBatches, folder: Path, **options: object) -> object:
+    module = to_torch(network, dropout=RECIPE.dropout)
+    return module, train(module, batches, RECIPE, folder, **options)  # type: ignore[arg-type]
+
+
+def test_training_learns(grouped: Network, batches: ImageBatches, tmp_path: Path) -> None:
+    module, history = trained(grouped, batches, tmp_path)  # type: ignore[misc]
+    assert accuracy(to_torch(grouped), batches) < 0.5
+    assert accuracy(module, batches) > 0.8
+    assert accuracy(module, batches) == max(record.accuracy for record in history)
+    assert not module.training
+    right = total = 0
+    for images, labels in batches.test():
+        with torch.no_grad():
+            right += int((module(images).argmax(1) == labels).sum())
+        total += len(labels)
+    assert right / total == accuracy(module, batches)
+
+
+class Stopped(Exception):
+    """What a test stops a training with."""
+
+
+@pytest.mark.parametrize("error", [Stopped, KeyboardInterrupt])
+def test_an_interrupted_training_gives_what_it_would_have_given(
+    error: type[BaseException],
+    grouped: Network,
+    batches: ImageBatches,
+    tmp_path: Path,
+) -> None:
+    whole, history = trained(grouped, batches, tmp_path / "whole")  # type: ignore[misc]
+
+    def stop(progress: TrainingProgress) -> None:
+        if progress.epoch == 1 and progress.step > 0:
+            raise error
+
+    with pytest.raises(error):
+        trained(grouped, batches, tmp_path / "parts", progress=_late(stop))
+    assert [p.name for p in (tmp_path / "parts").iterdir()] == ["checkpoint.pt"]
+    module, again = trained(grouped, batches, tmp_path / "parts")  # type: ignore[misc]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(module.state_dict()[name], value), name
+    assert [r.loss for r in again] == [r.loss for r in history]
+
+
+def _late(stop: object) -> object:
+    """Call `stop` for the second epoch's first step, after the first has been saved."""
+    calls = []
+
+    def progress(state: TrainingProgress) -> None:
+        calls.append(state)
+        if len(state.history) == 1 and len(calls) > 2:
+            stop(dataclasses.replace(state, epoch=1, step=1))  # type: ignore[operator]
+
+    return progress
+
+
+def test_a_checkpoint_of_another_training_is_refused(
+    grouped: Network, batches: ImageBatches, tmp_path: Path
+) -> None:
+    module = to_torch(grouped)
+    train(module, batches, Recipe(epochs=1), tmp_path)
+    with pytest.raises(TrainingError, match="another training"):
+        train(module, batches, Recipe(epochs=1, learning_rate=0.02), tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(TrainingError, match="delete it to start anew"):
+        train(module, batches, Recipe(epochs=1), tmp_path)
+
+
+def test_a_training_that_gets_no_better_stops(
+    grouped: Network, batches: ImageBatches, tmp_path: Path
+) -> None:
+    recipe = Recipe(epochs=20, learning_rate=1e-12, patience=2)
+    found = [r.accuracy for r in train(to_torch(grouped), batches, recipe, tmp_path)]
+    assert len(found) == found.index(max(found)) + 3 < 20
+
+
+def test_a_training_that_diverges_says_so(
+    grouped: Network, batches: ImageBatches, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        train(to_torch(grouped), batches, Recipe(epochs=3, learning_rate=1e30), tmp_path)
+
+
+def test_the_distillation_loss_is_that_of_the_paper() -> None:
+    torch.manual_seed(0)
+    student, teacher, labels = torch.randn(5, 7), torch.randn(5, 7), torch.randint(0, 7, (5,))
+    p, q = (teacher / 3).softmax(1), (student / 3).softmax(1)
+    soft = (p * (p / q).log()).sum(1).mean()
+    expected = 0.4 * functional.cross_entropy(student, labels) + 0.6 * 9 * soft
+    found = distillation_loss(student, teacher, labels, Distillation(temperature=3, weight=0.6))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_student_follows_its_teacher(
+    dense: Network, grouped: Network, batches: ImageBatches, tmp_path: Path
+) -> None:
+    """With the teacher alone to learn from, answers come near to the teacher's, labels or not."""
+    recipe = Recipe(
+        epochs=2, learning_rate=0.05, distillation=Distillation(temperature=2.0, weight=1.0)
+    )
+    student, teacher = to_torch(grouped), to_torch(dense)
+    train(teacher, batches, RECIPE, tmp_path / "teacher")
+
+    def distance() -> float:
+        total = 0.0
+        with torch.no_grad():
+            for images, _ in batches.test():
+                answers = [module(images).softmax(1) for module in (student, teacher)]
+                total += float((answers[0] - answers[1]).square().mean())
+        return total
+
+    before = distance()
+    state = {name: value.clone() for name, value in teacher.state_dict().items()}
+    train(student, batches, recipe, tmp_path, teacher=teacher)
+    assert distance() < 0.5 * before
+    assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
+    with pytest.raises(TrainingError, match="needs a teacher"):
+        train(student, batches, recipe, tmp_path / "other")
+
+
+def test_learning_rates() -> None:
+    step = Recipe()
+    assert [step.rate(e) for e in (0, 29.9, 30, 60)] == pytest.approx([0.01, 0.01, 0.001, 0.0001])
+    cosine = Recipe(epochs=12, schedule="cosine", warmup_epochs=2, learning_rate=1.0)
+    assert [cosine.rate(e) for e in (1, 2, 7, 12)] == pytest.approx([0.5, 1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0}, "epochs 0"),
+        ({"learning_rate": -1.0}, "above 0"),
+        ({"learning_rate": math.nan}, "above 0"),
+        ({"schedule": "linear"}, "'step' or 'cosine'"),
+        ({"wire": "int4"}, "wire 'int4'"),
+        ({"warmup_epochs": 100}, "warm-up"),
+        ({"patience": 0}, "patience"),
+    ],
+)
+def test_recipes_that_make_no_sense(options: dict[str, object], words: str) -> None:
+    with pytest.raises(TrainingError, match=words):
+        Recipe(**options)  # type: ignore[arg-type]
+
+
+def test_a_dataset_of_torch_trains_too(
+    grouped: Network, batches: ImageBatches, tmp_path: Path
+) -> None:
+    def tensors(found: Iterator[Batch]) -> TensorDataset:
+        images, labels = zip(*found, strict=True)
+        return TensorDataset(torch.cat(images), torch.cat(labels))
+
+    source = DatasetBatches(tensors(batches.epoch(0)), tensors(batches.test()), batch_size=64)
+    module = to_torch(grouped)
+    history = train(module, source, RECIPE, tmp_path)
+    assert history[-1].accuracy > 0.8 and source.calibration(3).shape == (3, 3, 8, 8)
