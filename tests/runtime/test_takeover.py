@@ -107,6 +107,14 @@ def test_nobody_is_left(hand_net) -> None:
             session.run(hand_net.samples(1)[0])
 
 
+def test_all_at_once_are_waited_for(hand_net) -> None:
+    with LocalCluster(2, timeout=30) as cluster:
+        policy = Policy(patience=30.0)
+        with cluster.deploy(hand_net.package, policy=policy) as session:
+            stream_with(session, hand_net, lambda: kill(cluster, 0, 1))
+            assert sorted(g for groups in session.assignment for g in groups) == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("peer", [HOST, 0])
 def test_a_link_is_cut(hand_net, peer: int) -> None:
     with Proxies() as proxies, ProxiedCluster(3, proxies) as cluster:
@@ -187,7 +195,7 @@ def test_memory_that_does_not_hold_a_takeover_is_named(hand_net, monkeypatch) ->
         "decnn_tvm.runtime.roster.share_bytes", lambda plan, count: (count > 3) * (1 << 50)
     )
     with LocalCluster(2, timeout=30, restart=False) as cluster:
-        session = cluster.deploy(hand_net.package)
+        session = cluster.deploy(hand_net.package, policy=STAY_AWAY)
         session.run(hand_net.samples(1)[0])
         kill(cluster, 1)
         message = r"worker 0 .* holds at most 3 \(4 take 1125899906\.8 MB, and it has [\d.]+ MB\)"

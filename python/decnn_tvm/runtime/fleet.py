@@ -160,7 +160,7 @@ class Fleet:
         """
         start, roster = time.monotonic(), self._roster
         while True:
-            wanted = roster.decide(self.names)
+            wanted = self._decide(start + self._policy.patience)
             failures = self._epochs.begin(roster.mates, wanted, live, next_sample)
             if not failures:
                 break
@@ -243,6 +243,18 @@ class Fleet:
             self._roster.changed = True
         else:
             self._lose(rank, f"did not take part in epoch {self._epochs.number}: {error}")
+
+    def _decide(self, deadline: float) -> tuple[Indices, ...]:
+        """Return who is to own what; wait for the lost where the others are too few."""
+        while True:
+            try:
+                return self._roster.decide(self.names)
+            except ClusterError:
+                now = time.monotonic()
+                hopeless = not (self._policy.rejoin and self._epochs.formed) or now > deadline
+                if not self._newcomers(now) and hopeless:
+                    raise
+                time.sleep(LOOK)
 
     def _newcomers(self, now: float) -> list[str]:
         arrived = self._recruiter.arrived(now)

@@ -29,6 +29,8 @@ class Policy:
         Whether lost devices are tried again, with growing pauses, and taken in.
     rebalance : bool
         Whether a device that stays slow gets fewer channel groups.
+    patience : float
+        Seconds to wait for lost devices where those that are left can't hold all channel groups.
     replicas : int
         On how many other devices the weights of each channel group are stored as well.
     """
@@ -39,6 +41,7 @@ class Policy:
     takeover: bool = True
     rejoin: bool = True
     rebalance: bool = True
+    patience: float = 5.0
     replicas: int = 1
 
     def __post_init__(self) -> None:
