@@ -97,6 +97,8 @@ class Fleet:
         # Those that did open one have to end it again, also where others failed.
         self._roster.mates.update(answers.results)
         self._raise_first(answers.errors)
+        for rank, mate in self._roster.mates.items():
+            self._package.library(mate.target, len(self._roster.owned(rank)))
         self._roster.assignment = self._roster.decide(self.names)
         stored = self._roster.stored(self._policy.replicas)
         files = {
