@@ -121,7 +121,8 @@ class _Once:
     """Calls a function once and remembers."""
 
     def __init__(self, make: Callable[[], Network]) -> None:
-        self.make, self.made = make, None  # type: tuple[Callable[[], Network], Network | None]
+        self.make = make
+        self.made: Network | None = None
 
     def __call__(self) -> Network:
         if self.made is None:

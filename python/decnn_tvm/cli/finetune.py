@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from decnn_tvm.cli.compile import progress_bar
 from decnn_tvm.cli.decouple import add_structure, structure_options
 from decnn_tvm.cli.options import Commands, add_command, add_model, load_model, numbers, positive
-from decnn_tvm.cli.samples import IMAGENET_MEAN, IMAGENET_STD
 from decnn_tvm.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -78,9 +77,9 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "(default: where the model has none)",
     )
     _add_recipe(parser)
-    parser.add_argument("--mean", type=numbers, default=IMAGENET_MEAN, metavar="R,G,B",
+    parser.add_argument("--mean", type=numbers, metavar="R,G,B",
                         help="mean of pixels in 0..1 (ImageNet's)")  # fmt: skip
-    parser.add_argument("--std", type=numbers, default=IMAGENET_STD, metavar="R,G,B",
+    parser.add_argument("--std", type=numbers, metavar="R,G,B",
                         help="their deviation (ImageNet's)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 … (a GPU if there is)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -165,6 +164,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 def _batches(
     options: argparse.Namespace, network: Network, folder: Path, device: str
 ) -> ImageBatches:
+    from decnn_tvm.cli.samples import IMAGENET_MEAN, IMAGENET_STD
     from decnn_tvm.training import ImageBatches, read_image_data
 
     shape = network.inputs[0].shape
@@ -185,8 +185,8 @@ def _batches(
         )
     return ImageBatches(
         data,
-        mean=options.mean,
-        std=options.std,
+        mean=options.mean or IMAGENET_MEAN,
+        std=options.std or IMAGENET_STD,
         batch_size=min(options.images, len(data.train.labels)),
         seed=options.seed,
         augment=not options.no_augment,

@@ -36,4 +36,6 @@ def draw_learning_curve(
         right.axhline(100 * reference, linestyle="--", color="grey", label="dense network")
     right.set(xlabel="epoch", ylabel="top-1, %")
     right.legend()
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=120)
