@@ -64,10 +64,9 @@ def _check_scheduled(mod: tvm.IRModule) -> None:
     for var, func in mod.functions_items():
         if isinstance(func, tirx.PrimFunc) and not func.attrs.get("tirx.is_scheduled", False):
             if is_layer(func) or any(word in var.name_hint for word in _UNSCHEDULED):
-                shapes = [tuple(int(extent) for extent in param.shape) for param in func.params]
                 raise CompileError(
                     f"no schedule for the layer {var.name_hint!r} (operands and result "
-                    f"{shapes}); expected a 2-D float32 convolution in NCHW or a "
+                    f"{_shapes(func)}); expected a 2-D float32 convolution in NCHW or a "
                     "dense layer"
                 )
 
@@ -79,11 +78,14 @@ def _check_pooling(mod: tvm.IRModule) -> None:
             sch = s_tir.Schedule(func)
             blocks = sch.get_child_blocks(sch.get_sblock("root"))
             if any(sch.get(block).init is not None for block in blocks):
-                shapes = [tuple(int(extent) for extent in param.shape) for param in func.params]
                 raise CompileError(
                     f"no schedule for the pooling layer {var.name_hint!r} (operands and result "
-                    f"{shapes}); expected windows and images of constant size"
+                    f"{_shapes(func)}); expected windows and images of constant size"
                 )
+
+
+def _shapes(func: tirx.PrimFunc) -> list[tuple[int, ...]]:
+    return [tuple(int(extent) for extent in param.shape) for param in func.params]
 
 
 def _block_names(func: tirx.PrimFunc) -> list[str]:
