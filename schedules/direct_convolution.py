@@ -204,8 +204,7 @@ class DirectConvolution(Template[DirectChoice]):
         """Return the analytic tile and order, not unrolled."""
         rows, columns, blocks = (int(value) for value in sch.get(block).annotations[TILE])
         tile = Tile(rows=rows, columns=columns, blocks=blocks)
-        sums = _keeps_sums(sch, block, tile) and _panel_bytes(sch, block, tile) >= LARGE_PANEL
-        return DirectChoice(tile=tile, order=Order.SUMS if sums else Order.WEIGHTS)
+        return DirectChoice(tile=tile, order=_analytic_order(sch, block, tile))
 
     def choices(
         self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target
@@ -272,6 +271,21 @@ class DirectConvolution(Template[DirectChoice]):
         start = sch.decompose_reduction(block, reduction[0])
         *tile, lane = sch.get_loops(start)[-4:]
         unroll_tile(sch, tile, lane, target)
+
+
+def _analytic_order(sch: s_tir.Schedule, block: SBlockRV, tile: Tile) -> Order:
+    """Return what to keep in the cache: the sums or the input, if they fit where the rest does not.
+
+    In their networks layers with a large input gained up to 1.2 with `Order.INPUT`.
+    """
+    if _keeps_sums(sch, block, tile) and _panel_bytes(sch, block, tile) >= LARGE_PANEL:
+        return Order.SUMS
+    groups = int(sch.get(block).annotations[GROUPS])
+    source, weights = (float_bytes(shape) // groups for shape in operands(sch, block)[:2])
+    passes = extents(sch, block)[1] // groups > tile.blocks
+    if passes and source > CACHE_BYTES and 2 * weights <= CACHE_BYTES:
+        return Order.INPUT
+    return Order.WEIGHTS
 
 
 def _keeps_sums(sch: s_tir.Schedule, block: SBlockRV, tile: Tile) -> bool:
