@@ -57,7 +57,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "--target",
         action="append",
         metavar="NAME",
-        help="'host' (default), a CPU tag of TVM such as raspberry-pi/4b-aarch64, or TVM's JSON; "
+        help="'host' (default), a board such as rpi4, a CPU tag of TVM, or TVM's JSON; "
         "may be repeated",
     )
     parser.add_argument(

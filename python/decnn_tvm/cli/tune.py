@@ -29,7 +29,7 @@ EXAMPLE = """\
   decnn tune resnet50.onnx --workers 4 --records records/
   decnn compile resnet50.onnx -o resnet50.pkg --workers 4 --records records/
   decnn tune resnet50.onnx --workers 4 --records records/ \\
-    --target raspberry-pi/4b-aarch64 --tracker 127.0.0.1:9190 --key pi4"""
+    --target rpi4 --tracker 127.0.0.1:9190 --key rpi4"""
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -55,7 +55,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "--target",
         default="host",
         metavar="NAME",
-        help="'host' (default), a CPU tag of TVM such as raspberry-pi/4b-aarch64, or TVM's JSON",
+        help="'host' (default), a board such as rpi4, a CPU tag of TVM, or TVM's JSON",
     )
     parser.add_argument(
         "--trials", type=positive, default=16, metavar="N", help="candidates per layer (16)"
