@@ -14,7 +14,14 @@ EXAMPLE = """\
   decnn run resnet50.pkg --connect 127.0.0.1:7000 127.0.0.1:7001
 
 on a board, with the folder that `decnn keys` made for it:
-  decnn worker --host 192.168.0.11 --port 7000 --keys pi1"""
+  decnn worker --host 192.168.0.11 --port 7000 --keys pi1
+
+and to tune on it, through a tunnel to a tracker:
+  decnn worker --host 192.168.0.11 --port 7000 --keys pi1 --tuning 127.0.0.1:9190 \\
+    --tuning-key rpi4"""
+
+PASSED_ON = ("keys", "metrics", "memory", "tuning", "tuning_key", "tuning_host", "tuning_port")
+"""Options that go to the worker process as they are."""
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -52,6 +59,17 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         metavar="SIZE",
         help="memory that the worker may take, such as 64M or 1.5G (what the machine has)",
     )
+    tuning = parser.add_argument_group(
+        "tuning", "offer this machine to `decnn tune` as well, in a process of its own"
+    )
+    tuning.add_argument("--tuning", metavar="HOST:PORT", help="RPC tracker to register at")
+    tuning.add_argument("--tuning-key", metavar="KEY", help="what to be registered as: rpi4")
+    tuning.add_argument(
+        "--tuning-host",
+        metavar="ADDRESS",
+        help="interface of TVM's RPC, which asks nobody who he is (127.0.0.1, for a tunnel)",
+    )
+    tuning.add_argument("--tuning-port", type=_port, metavar="PORT", help="its port (9091)")
     return parser
 
 
@@ -62,9 +80,9 @@ def execute(options: argparse.Namespace) -> None:
     from decnn_tvm.runtime.worker import main
 
     arguments = ["--host", options.host, "--port", str(options.port)]
-    for name in ("keys", "metrics", "memory"):
+    for name in PASSED_ON:
         if value := getattr(options, name):
-            arguments += [f"--{name}", str(value)]
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
     main([*arguments, *(["--insecure"] if options.insecure else [])])
 
 
