@@ -11,6 +11,7 @@ TVM's RPC asks nobody who he is: whoever reaches the port runs code here.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import logging
 import multiprocessing
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from decnn_tvm.runtime.tuning_process import DESCRIBE
@@ -36,6 +38,7 @@ def serve(tracker: str, key: str, host: str, port: int) -> None:
     import tvm_ffi
     from tvm.rpc.server import PopenRPCServerState
 
+    _load_extra_functions()
     multiprocessing.set_start_method("fork")  # a session has a process that inherits all this
     tvm_ffi.register_global_func(DESCRIBE, _describe)
     tracker_host, _, tracker_port = tracker.rpartition(":")
@@ -72,6 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         serve(options.tracker, options.key, options.host, options.port)
     except (OSError, ValueError) as error:
         sys.exit(f"tuning: can't serve on {options.host}:{options.port} ({error})")
+
+
+def _load_extra_functions() -> None:
+    """Load what fills inputs before they are timed, which the bare runtime lacks."""
+    import tvm
+
+    extra = Path(tvm.__file__).parent / "lib" / "libtvm_runtime_extra.so"
+    if extra.is_file():
+        ctypes.CDLL(str(extra), ctypes.RTLD_GLOBAL)
 
 
 def _describe() -> str:
