@@ -58,7 +58,7 @@ def serve(tracker: str, key: str, host: str, port: int) -> None:
         time.sleep(PAUSE)
 
 
-def describe_thread_end(problem: threading.ExceptHookArgs) -> None:
+def _log_thread_end(problem: threading.ExceptHookArgs) -> None:
     """Log why the server's thread has ended, in place of a traceback."""
     logger.warning("RPC: %s", problem.exc_value)
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # which TVM would import
-    threading.excepthook = describe_thread_end
+    threading.excepthook = _log_thread_end
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
     try:
@@ -96,9 +96,11 @@ def _describe() -> str:
 
 
 def _follow_parent(parent: int) -> None:
-    """End when the process that started this one is gone."""
+    """End, with what is being measured, when the process that started this one is gone."""
     while os.getppid() == parent:
         time.sleep(PARENT_POLL)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(0)
 
 

@@ -71,14 +71,6 @@ class Tuning:
                 "without. Stay on 127.0.0.1 and use a tunnel (docs/SECURITY.md), or add "
                 "--insecure with the address of one interface in a network that you trust."
             ) from error
-        if is_loopback(self.host) and not is_loopback(self.tracker.rpartition(":")[0]):
-            logger.warning(
-                "tuning: the tracker at %s sends others to %s:%d, which they reach through a "
-                "tunnel alone",
-                self.tracker,
-                self.host,
-                self.port,
-            )
 
 
 class TuningProcess:
@@ -87,6 +79,13 @@ class TuningProcess:
     def __init__(self, tuning: Tuning, *, insecure: bool = False) -> None:
         tuning.check(insecure=insecure)
         accept_exposure(tuning.host, keys=False, insecure=insecure)
+        if is_loopback(tuning.host) and not is_loopback(tuning.tracker.rpartition(":")[0]):
+            logger.warning(
+                "tuning: the tracker at %s sends others to %s:%d, which only a tunnel reaches",
+                tuning.tracker,
+                tuning.host,
+                tuning.port,
+            )
         self._command = [
             sys.executable,
             "-m",
