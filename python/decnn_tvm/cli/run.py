@@ -7,11 +7,12 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from decnn_tvm.cli.connection import add_connect, cluster_of, connection
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   decnn run resnet50.pkg --workers 4 --input cat.jpg dog.jpg
   decnn run resnet50.pkg --connect 127.0.0.1:7000 127.0.0.1:7001 --input x.npy --output y.npz
-  decnn run resnet50.pkg --connect 192.168.0.11:7000 --keys keys/coordinator --input cat.jpg"""
+  decnn run resnet50.pkg --connect 192.168.0.11:7000 --keys keys/coordinator --input cat.jpg
+  decnn run resnet50.pkg --cluster cluster.toml --input cat.jpg"""
 
 TOP = 3
 """Largest values of an output that are shown."""
@@ -95,9 +97,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", type=positive, metavar="N", help="local workers to start")
-    where.add_argument(
-        "--connect", nargs="+", metavar="HOST:PORT", help="workers that run already, by rank"
-    )
+    add_connect(where)
     add_keys(parser)
     parser.add_argument("--host", metavar="ADDRESS", help="where workers send to (found by itself)")
     parser.add_argument(
@@ -136,7 +136,10 @@ def execute(options: argparse.Namespace) -> None:
     samples, names = _samples(options, package)
     with _cluster(options, package) as cluster:
         session = cluster.deploy(
-            package, shares=options.shares, target=options.target, policy=_policy(options)
+            package,
+            shares=options.shares,
+            target=_target(options, package),
+            policy=_policy(options),
         )
         with session:
             outcome = _stream(session, samples, options)
@@ -148,6 +151,15 @@ def execute(options: argparse.Namespace) -> None:
         print(json.dumps(_json(outcome, names), indent=2))
     else:
         _show(outcome, names)
+
+
+def _target(options: argparse.Namespace, package: Package) -> str | Mapping[str, str] | None:
+    """Return the target asked for, or those that a cluster file names and the package has."""
+    cluster = cluster_of(options)
+    if options.target or cluster is None:
+        return options.target  # type: ignore[no-any-return]
+    there = package.manifest.targets
+    return {w.address: str(w.target) for w in cluster.workers if str(w.target) in there}
 
 
 def _policy(options: argparse.Namespace) -> Policy:
@@ -180,13 +192,13 @@ def _cluster(options: argparse.Namespace, package: Package) -> Cluster:
     from decnn_tvm.assignment import assign_groups
     from decnn_tvm.runtime import Cluster, LocalCluster
 
-    if options.connect:
-        assign_groups(package.plan, len(options.connect), options.shares)
+    if (found := connection(options)) is not None:
+        assign_groups(package.plan, len(found.addresses), options.shares)
         return Cluster.connect(
-            options.connect,
+            found.addresses,
             host=options.host,
             timeout=options.timeout,
-            keys=options.keys,
+            keys=found.keys,
             insecure=options.insecure,
         )
     default = len(options.shares) if options.shares else default_workers(package)
