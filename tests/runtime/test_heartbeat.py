@@ -20,8 +20,12 @@ class Clock:
         return self.now
 
 
-def header(source: int, epoch: int = 0, movement: int = 1, cluster: bytes = CLUSTER) -> Header:
-    return Header(cluster=cluster, epoch=epoch, sample=0, movement=movement, source=source)
+def header(
+    source: int, epoch: int = 0, movement: int = 1, cluster: bytes = CLUSTER, target: int = HOST
+) -> Header:
+    return Header(
+        cluster=cluster, epoch=epoch, sample=0, movement=movement, source=source, target=target
+    )
 
 
 def message(source: int, **fields) -> Message:
@@ -120,6 +124,8 @@ def test_strangers_and_later_epochs_are_dropped() -> None:
     assert not host.admit(message(0, epoch=1))
     assert not host.admit(message(0, movement=HEARTBEAT))  # no pulse in it
     assert host.damaged == 2
+    assert not host.admit(message(0, target=1))  # went astray
+    assert host.damaged == 3
 
 
 def test_heartbeats_before_the_first_epoch_are_dropped() -> None:

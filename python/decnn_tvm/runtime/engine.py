@@ -86,7 +86,9 @@ class Link:
 
     def __init__(self, transport: Transport, cluster: bytes, epoch: int, rank: int) -> None:
         self._transport, self._epoch = transport, epoch
-        self._header = Header(cluster=cluster, epoch=epoch, sample=0, movement=0, source=rank)
+        self._header = Header(
+            cluster=cluster, epoch=epoch, sample=0, movement=0, source=rank, target=HOST
+        )
         self.stale = 0
 
     @property
@@ -101,7 +103,7 @@ class Link:
 
     def send(self, sample: int, movement: int, target: int, payload: Sequence[Buffer]) -> None:
         """Send a message."""
-        header = dataclasses.replace(self._header, sample=sample, movement=movement)
+        header = dataclasses.replace(self._header, sample=sample, movement=movement, target=target)
         self._transport.send(target, encode(header, payload))
 
     def flush(self, executor: Executor, counters: Counters) -> None:
@@ -113,7 +115,9 @@ class Link:
 
     def _encoded(self, out: Outgoing, executor: Executor, counters: Counters) -> Iterator[Buffer]:
         start = time.monotonic()
-        header = dataclasses.replace(self._header, sample=out.sample, movement=out.movement)
+        header = dataclasses.replace(
+            self._header, sample=out.sample, movement=out.movement, target=out.target
+        )
         yield from encode(header, out.payload)
         counters.note("send", out.sample, str(executor.plan.movements[out.movement]), start)
 
@@ -129,7 +133,7 @@ class Link:
             if isinstance(message, WireError):
                 raise message
             header = message.header
-            ours = header.cluster == self._header.cluster
+            ours = header.cluster == self._header.cluster and header.target == self._header.source
             if ours and header.epoch > self._epoch:
                 raise WireError(f"epoch {header.epoch}; this deployment is {self._epoch}")
             if ours and header.epoch == self._epoch:

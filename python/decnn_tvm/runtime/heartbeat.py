@@ -141,9 +141,14 @@ class Watch:
         # Between the beginning of an epoch and its first count, those are of the one before.
         sent = self._sent if self._counted is epoch else {}
         pulse = Pulse(samples=samples, seconds=seconds, silent=silent, short=short)
-        header = dataclasses.replace(epoch.header, movement=HEARTBEAT)
         return [
-            (rank, encode(header, [dataclasses.replace(pulse, sent=sent.get(rank, 0)).encode()]))
+            (
+                rank,
+                encode(
+                    dataclasses.replace(epoch.header, movement=HEARTBEAT, target=rank),
+                    [dataclasses.replace(pulse, sent=sent.get(rank, 0)).encode()],
+                ),
+            )
             for rank, heard in list(epoch.heard.items())
             if heard > limit
         ]
@@ -166,7 +171,7 @@ class Watch:
         if epoch is None:
             # A peer that has begun earlier beats already.
             return isinstance(message, WireError) or message.header.movement != HEARTBEAT
-        if isinstance(message, WireError) or message.header.cluster != epoch.header.cluster:
+        if isinstance(message, WireError) or not _is_for(epoch.header, message.header):
             self.damaged += 1
             logger.debug("dropped what came: %s", message)
             return False
@@ -220,3 +225,8 @@ class Watch:
             logger.debug("dropped a heartbeat: %s", error)
             return
         epoch.pulses[message.header.source] = pulse
+
+
+def _is_for(own: Header, other: Header) -> bool:
+    """Tell whether a message of another rank is of our cluster and meant for us."""
+    return other.cluster == own.cluster and other.target == own.source
