@@ -109,7 +109,8 @@ class Link:
     def flush(self, executor: Executor, counters: Counters) -> None:
         """Send what `executor` has ready; the transport encodes it."""
         for out in executor.take_outgoing():
-            self._transport.send(out.target, self._encoded(out, executor, counters))
+            frames = self._encoded(out, executor, counters)
+            self._transport.send(out.target, frames, order=out.sample)
             size = HEADER_BYTES + sum(memoryview(part).nbytes for part in out.payload)
             counters.sent_bytes[out.movement] = counters.sent_bytes.get(out.movement, 0) + size
 

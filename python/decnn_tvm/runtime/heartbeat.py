@@ -129,29 +129,29 @@ class Watch:
         """Count a message; called by the thread that sends."""
         self._sent[target] = self._sent.get(target, 0) + 1
 
-    def beats(self) -> list[tuple[int, list[Buffer]]]:
-        """Return a heartbeat for every peer, as (rank, frames); called by the thread that sends."""
+    def listeners(self) -> list[int]:
+        """Return the peers that get heartbeats."""
         epoch = self._epoch
-        if epoch is None:
-            return []
-        samples, seconds = self.progress()
-        silent, short = self.silent(), self.short()
-        # A peer that has been silent for long gets nothing: what is sent to it would pile up.
+        # A peer that has been silent for long gets none: what is sent to it would pile up.
         limit = self._now - 10 * self.policy.silence
+        return [] if epoch is None else [r for r, at in list(epoch.heard.items()) if at > limit]
+
+    def beat(self, rank: int) -> list[Buffer]:
+        """Return the frames of a heartbeat for a listener; called by the thread that sends."""
+        epoch = self._epoch
+        assert epoch is not None
+        samples, seconds = self.progress()
         # Between the beginning of an epoch and its first count, those are of the one before.
         sent = self._sent if self._counted is epoch else {}
-        pulse = Pulse(samples=samples, seconds=seconds, silent=silent, short=short)
-        return [
-            (
-                rank,
-                encode(
-                    dataclasses.replace(epoch.header, movement=HEARTBEAT, target=rank),
-                    [dataclasses.replace(pulse, sent=sent.get(rank, 0)).encode()],
-                ),
-            )
-            for rank, heard in list(epoch.heard.items())
-            if heard > limit
-        ]
+        pulse = Pulse(
+            sent=sent.get(rank, 0),
+            samples=samples,
+            seconds=seconds,
+            silent=self.silent(),
+            short=self.short(),
+        )
+        header = dataclasses.replace(epoch.header, movement=HEARTBEAT, target=rank)
+        return encode(header, [pulse.encode()])
 
     def tick(self) -> None:
         """Note that time goes on; called often by the thread that receives."""
