@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import json
 import os
+import platform
 import statistics
 import sys
 import tempfile
@@ -31,7 +32,7 @@ import numpy as np
 
 from benchmarks.emulated_boards import INSIDE, START, EmulatedBoards, first_line, run_isolated
 from benchmarks.harness import Figure, interleave, parser, progress, report
-from decnn_tvm.compiler import compile_network
+from decnn_tvm.compiler import TargetLike, compile_network
 from decnn_tvm.decoupling import decouple
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.frontend import load
@@ -42,13 +43,14 @@ from decnn_tvm.runtime.tensors import Array
 from decnn_tvm.testing import zoo
 
 PRESET = "resnet50-x1.75"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BOARDS = 4
 TILES = (1, 2, 4)
 PARTS = (0.3, 1.0, 2.0)
 IN_FLIGHT = (2, 4, 8)
 AIM, AIM_IN_FLIGHT = 0.9, 4
 # A quota makes threads wait their turn: no reason to give a board up, or to move its groups.
-POLICY = Policy(silence=5.0, rebalance=False)
+POLICY = Policy(silence=5.0, beat=0.5, rebalance=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(run_isolated("benchmarks.overlap", given))
         except ClusterError as error:
             sys.exit(f"benchmarks.overlap: {error}")
-    image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype="float32")
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, 224, 224)).astype("uint8")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         packages = _compile(Path(folder), options)
         boards = stack.enter_context(EmulatedBoards(BOARDS, options.quota))
@@ -131,7 +133,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return the rows of all rates."""
     session = deployed[1].session
-    reference = session.run(image)
+    reference = _output(session, image)
     rows = []
     for part in PARTS:
         boards.limit(bounds.rate(part))
@@ -141,7 +143,7 @@ def measure(
         }
         times = interleave(calls, rounds=rounds, seconds=1.5)
         for tiles, one in deployed.items():
-            if not np.array_equal(one.session.run(image), reference):
+            if not np.array_equal(_output(one.session, image), reference):
                 raise AssertionError(f"{tiles} row tiles: another result")
             rows.append(_row(part, bounds, tiles, 1, 1 / times[str(tiles)].median))
         for in_flight in IN_FLIGHT:
@@ -151,17 +153,21 @@ def measure(
     return rows
 
 
+def _output(session: Session, image: Array) -> Array:
+    result = session.run(image)
+    assert isinstance(result, np.ndarray)
+    return result
+
+
 def throughput(session: Session, image: Array, in_flight: int, seconds: float = 3.0) -> float:
     """Return images per second of a stream in full swing."""
     stream = session.stream(itertools.repeat(image), in_flight=in_flight)
-    with contextlib.closing(stream):
-        for _ in itertools.islice(stream, 2 * in_flight):
-            pass
-        start, images = time.perf_counter(), 0
-        for images in itertools.count(1):
-            next(stream)
-            if (passed := time.perf_counter() - start) >= seconds:
-                break
+    for _ in itertools.islice(stream, 2 * in_flight):
+        pass
+    start, images, passed = time.perf_counter(), 0, 0.0
+    while passed < seconds:
+        next(stream)
+        images, passed = images + 1, time.perf_counter() - start
     return images / passed
 
 
@@ -202,10 +208,19 @@ def _compile(folder: Path, options: argparse.Namespace) -> dict[int, Package]:
             folder / f"tiles{tiles}",
             workers=BOARDS,
             wire=options.wire,
+            image_mean=MEAN,
+            image_std=STD,
             row_tiles=tiles,
+            targets=[_target(options.mcpu)],
             all_shares=False,
         )
     return packages
+
+
+def _target(mcpu: str) -> TargetLike:
+    if mcpu == "host":
+        return mcpu
+    return {"kind": "llvm", "mtriple": f"{platform.machine()}-linux-gnu", "mcpu": mcpu}
 
 
 @contextlib.contextmanager
@@ -227,6 +242,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     result = parser("benchmarks.overlap", (__doc__ or "").splitlines()[0], rounds=3)
     result.add_argument("--wire", default="float32", help="wire type (%(default)s)")
     result.add_argument("--quota", type=float, default=0.25, help="cores of a board (%(default)s)")
+    result.add_argument(
+        "--mcpu",
+        default="x86-64-v2",
+        help="LLVM's name of a board's processor, or host (%(default)s: vectors of 128 bits)",
+    )
     return result.parse_args(arguments)
 
 
