@@ -75,6 +75,24 @@ def test_who_is_not_heard_is_silent() -> None:
     assert worker.unheard(HOST) == pytest.approx(1.4)
 
 
+def test_who_was_steady_is_missed_earlier() -> None:
+    clock = Clock()
+    worker, host = pair(clock)
+    for _ in range(100):
+        advance(clock, (worker, host), 0.1)
+        beat(worker, host, HOST)
+        host.admit(message(1))
+    advance(clock, (host,), 0.3)
+    assert host.silent() == ()
+    beat(worker, host, HOST)  # 0.3 s late: from now on it may be as late again, and more
+    advance(clock, (host,), 0.3)
+    assert host.silent() == (1,)
+    advance(clock, (host,), 0.5)
+    assert host.silent() == (1,)
+    advance(clock, (host,), 0.3)
+    assert host.silent() == (0, 1)
+
+
 def test_data_is_heard_too() -> None:
     clock = Clock()
     _, host = pair(clock)

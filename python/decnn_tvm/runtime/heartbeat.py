@@ -5,12 +5,17 @@ A heartbeat travels on the data plane behind the messages before it and says how
 so a receiver that has counted fewer knows that some are lost or were damaged. It also carries
 what the sender misses of others, and what it has computed. The transport's threads send and take
 in heartbeats, so a device that computes is not silent.
+
+How long a peer may be silent follows what was seen of it: `PATIENCE` times the longest pause of the
+last seconds, at least as many beats, and at most `Policy.silence`, with which everybody begins. On
+a quiet machine a loss is so seen in 0.4 s, and a busy one keeps its full second.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +32,11 @@ from decnn_tvm.runtime.wire import (
 )
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 4
+"""Times the longest pause between two messages that a peer may be silent."""
+MEMORY = 5.0
+"""Seconds in which a pause that was seen fades to a third."""
 
 _LAYOUT = struct.Struct("<QQdHH")
 _RANK = struct.Struct("<i")
@@ -116,6 +126,7 @@ class Watch:
         self._epoch: _Epoch | None = None
         self._sent: dict[int, int] = {}
         self._counted: _Epoch | None = None
+        self._pauses: dict[int, float] = {}
 
     def begin(self, header: Header, peers: Iterable[int]) -> None:
         """Watch the peers of a new epoch; `header` is that of this rank's messages."""
@@ -157,9 +168,10 @@ class Watch:
         """Note that time goes on; called often by the thread that receives."""
         now = self.clock()
         epoch = self._epoch
-        if epoch is not None and now - self._now > self.policy.silence / 2:
+        shortest = min(self.policy.silence, PATIENCE * self.policy.beat)
+        if epoch is not None and now - self._now > shortest / 2:
             epoch.heard.update(dict.fromkeys(epoch.heard, now))
-            epoch.grace = now + self.policy.silence
+            epoch.grace = now + shortest
         self._now = now
 
     def admit(self, message: Message | WireError) -> bool:
@@ -178,7 +190,7 @@ class Watch:
         header = message.header
         current = header.epoch == epoch.header.epoch
         if header.source in epoch.heard:
-            epoch.heard[header.source] = self._now
+            self._hear(epoch, header.source)
         if header.movement == HEARTBEAT:
             if current and header.source in epoch.heard:
                 self._take_pulse(epoch, message)
@@ -193,8 +205,11 @@ class Watch:
         epoch = self._epoch
         if epoch is None:
             return ()
-        limit = self._now - self.policy.silence
-        return tuple(rank for rank, heard in list(epoch.heard.items()) if heard < limit)
+        return tuple(
+            rank
+            for rank, heard in list(epoch.heard.items())
+            if self._now - heard > self._allowed(rank)
+        )
 
     def short(self) -> tuple[int, ...]:
         """Return the peers of whose messages some are missing."""
@@ -216,6 +231,17 @@ class Watch:
         """Return for how many seconds a peer has not been heard."""
         epoch = self._epoch
         return 0.0 if epoch is None else self._now - epoch.heard.get(rank, self._now)
+
+    def _hear(self, epoch: _Epoch, rank: int) -> None:
+        pause = self._now - epoch.heard[rank]
+        before = self._pauses.get(rank, self.policy.silence / PATIENCE)
+        self._pauses[rank] = max(pause, before * math.exp(-pause / MEMORY))
+        epoch.heard[rank] = self._now
+
+    def _allowed(self, rank: int) -> float:
+        """Return for how many seconds a peer may be silent now."""
+        pause = self._pauses.get(rank, self.policy.silence)
+        return min(self.policy.silence, PATIENCE * max(pause, self.policy.beat))
 
     def _take_pulse(self, epoch: _Epoch, message: Message) -> None:
         try:
