@@ -9,14 +9,13 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from decnn_tvm.cli.image_options import add_images, image_options
+from decnn_tvm.cli.image_options import add_calibration, add_pixels, image_options
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
     add_model,
     add_split,
     load_model,
-    positive,
     split_options,
 )
 from decnn_tvm.cli.show_plan import summarize
@@ -44,15 +43,8 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "-o", "--output", required=True, metavar="FOLDER", help="package to write or replace"
     )
     add_split(parser)
-    add_images(parser)
-    parser.add_argument(
-        "--row-tiles",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="run the layers beside an exchange in N bands of rows, which leave one by one: a "
-        "shorter way for one sample on slow links (1)",
-    )
+    add_pixels(parser)
+    add_calibration(parser)
     parser.add_argument(
         "--target",
         action="append",
@@ -89,7 +81,6 @@ def execute(options: argparse.Namespace) -> None:
             records=options.records,
             shipped_records=options.shipped_records,
             progress=progress,
-            row_tiles=options.row_tiles,
             **images,
             **split_options(options),
         )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from decnn_tvm.cli.compile import parse_target, progress_bar
+from decnn_tvm.cli.image_options import add_pixels, pixel_options
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
@@ -51,6 +52,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "--records", required=True, metavar="FOLDER", help="where measurements are kept"
     )
     add_split(parser)
+    add_pixels(parser)
     parser.add_argument(
         "--target",
         default="host",
@@ -90,6 +92,7 @@ def execute(options: argparse.Namespace) -> None:
             key=options.key,
             timeout=options.timeout,
             progress=progress,
+            **pixel_options(options),
             **split_options(options),
         )
     if options.json:
