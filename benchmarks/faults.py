@@ -9,203 +9,15 @@ every worker is back, the next one follows. The seed decides the order of faults
 from __future__ import annotations
 
 import argparse
-import os
-import random
-import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.footprint import Footprint, footprint
-from benchmarks.harness import Figure, parser, progress, report
+from benchmarks.fault_campaign import KINDS, Campaign, Outcome, campaign
+from benchmarks.harness import Figure, parser, report
 from benchmarks.streaming import Streaming, decoupled_resnet50, small_network
-from decnn_tvm.runtime import LocalCluster, Session
-from decnn_tvm.testing.link_proxy import Link, Proxies
-from decnn_tvm.transfers import HOST
-
-KINDS = ("kill", "freeze", "cut", "slow", "corrupt", "leave")
-IN_FLIGHT = 4
-FROZEN = 2.5
-"""Seconds that a frozen worker and a cut link stay so: longer than a worker may be silent."""
-SLOW_SECONDS = 1.5
-DAMAGE = 0.5
-"""Seconds in which a damaged frame shows."""
-RECOVERY = 60.0
-"""Seconds after which a stream that is not whole again has failed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """What is going to happen: after `images` images, to `rank`, on its link to `peer`."""
-
-    kind: str
-    images: int
-    rank: int
-    peer: int
-
-
-@dataclass(slots=True, kw_only=True)
-class Outcome:
-    """What came of a fault, in seconds.
-
-    Attributes
-    ----------
-    next_output : float
-        From the fault to the result of the first image that was submitted after it; for damage
-        the longest pause.
-    pause : float
-        The longest time between two results until all was well again.
-    whole : float
-        From the fault until every worker had channel groups again.
-    """
-
-    kind: str
-    next_output: float
-    pause: float
-    whole: float
-
-
-class ProxiedCluster(LocalCluster):
-    """Local workers whose data planes lie behind proxies."""
-
-    def __init__(self, count: int, proxies: Proxies) -> None:
-        self._proxies = proxies
-        super().__init__(count, threads=1)
-
-    def route(self, source: int, target: int, address: str) -> str:
-        """Return the address of the proxy for this link."""
-        return self._proxies.route(source, target, address)
-
-
-def faults(count: int, workers: int, seed: int, gap: tuple[int, int]) -> Iterator[Fault]:
-    """Yield faults in an order that the seed decides, every kind equally often."""
-    draw = random.Random(seed)
-    kinds: list[str] = []
-    for _ in range(count):
-        if not kinds:
-            kinds = list(KINDS)
-            draw.shuffle(kinds)
-        rank = draw.randrange(workers)
-        peer = draw.choice([HOST, *(r for r in range(workers) if r != rank)])
-        yield Fault(kind=kinds.pop(), images=draw.randint(*gap), rank=rank, peer=peer)
-
-
-class Disturbed:
-    """A stream, and what is done to its workers.
-
-    Parameters
-    ----------
-    cluster, proxies, session
-        The workers, their links, and what runs on them.
-    streaming : Streaming
-        Images and answers.
-    """
-
-    def __init__(
-        self, cluster: LocalCluster, proxies: Proxies, session: Session, streaming: Streaming
-    ) -> None:
-        self._cluster, self._proxies = cluster, proxies
-        self._session, self._streaming = session, streaming
-        self._stream = session.stream(streaming.source(), in_flight=IN_FLIGHT)
-        self._mend: list[tuple[float, Callable[[], None]]] = []
-        self._last = time.monotonic()
-
-    def run(self, fault: Fault) -> Outcome:
-        """Stream on, let the fault happen, and stream until all is well again."""
-        self.advance(fault.images)
-        start, submitted = time.monotonic(), self._streaming.submitted
-        self._last = start
-        self._cause(fault, start)
-        pause, after = 0.0, 0.0
-        while not after or self._mend or not self._whole():
-            pause = max(pause, self.advance(1))
-            now = self._last
-            if not after and self._streaming.delivered > submitted:
-                after = now - start
-            for due, mend in [m for m in self._mend if m[0] <= now]:
-                mend()
-                self._mend.remove((due, mend))
-            if now - start > RECOVERY:
-                raise SystemExit(f"{fault}: not whole again within {RECOVERY:g} s")
-        # When a damaged chunk passes is not known: the longest wait holds what it has cost.
-        lasted = pause if fault.kind == "corrupt" else after
-        return Outcome(
-            kind=fault.kind, next_output=lasted, pause=pause, whole=time.monotonic() - start
-        )
-
-    def advance(self, images: int) -> float:
-        """Take and check results; return the longest wait for one."""
-        longest = 0.0
-        for output in islice(self._stream, images):
-            now = time.monotonic()
-            longest, self._last = max(longest, now - self._last), now
-            self._streaming.check(output)
-        return longest
-
-    def close(self) -> None:
-        """Take what is under way, so that nothing is lost at the end either."""
-        self._streaming.ended = True
-        self.advance(IN_FLIGHT + 1)
-
-    def _whole(self) -> bool:
-        return all(self._session.assignment)
-
-    def _cause(self, fault: Fault, now: float) -> None:
-        pid = self._cluster.process_ids[fault.rank]
-        both = [
-            self._proxies.links[fault.rank, fault.peer],
-            self._proxies.links[fault.peer, fault.rank],
-        ]
-        if fault.kind in ("kill", "leave"):
-            os.kill(pid, signal.SIGKILL if fault.kind == "kill" else signal.SIGTERM)
-        elif fault.kind == "freeze":
-            os.kill(pid, signal.SIGSTOP)
-            self._mend.append((now + FROZEN, lambda: os.kill(pid, signal.SIGCONT)))
-        elif fault.kind == "cut":
-            self._cut(both, now)
-        elif fault.kind == "slow":
-            both[0].rate = 250e3
-            self._mend.append((now + SLOW_SECONDS, lambda: setattr(both[0], "rate", 0.0)))
-        else:
-            both[0].corrupt = 1
-            self._mend.append((now + DAMAGE, lambda: None))
-
-    def _cut(self, links: list[Link], now: float) -> None:
-        for link in links:
-            self._proxies.cut(link, True)
-
-        def mend() -> None:
-            for link in links:
-                self._proxies.cut(link, False)
-
-        self._mend.append((now + FROZEN, mend))
-
-
-def campaign(
-    streaming: Streaming, workers: int, count: int, seed: int, gap: tuple[int, int]
-) -> tuple[list[Outcome], Footprint, Footprint]:
-    """Run `count` faults on `workers` workers; return outcomes and the footprints around them."""
-    outcomes = []
-    with Proxies() as proxies, ProxiedCluster(workers, proxies) as cluster:
-        with cluster.deploy(streaming.package) as session:
-            streaming.begin(session)
-            disturbed = Disturbed(cluster, proxies, session, streaming)
-            disturbed.advance(gap[1])
-            before = footprint()
-            for number, fault in enumerate(faults(count, workers, seed, gap)):
-                outcomes.append(disturbed.run(fault))
-                if number % 10 == 9 or count < 10:
-                    last = outcomes[-1]
-                    progress(f"{workers} workers, fault {number + 1}: {last}")
-            disturbed.advance(gap[1])
-            after = footprint()
-            disturbed.close()
-    return outcomes, before, after
 
 
 def rows_of(outcomes: list[Outcome], label: str) -> list[dict[str, Any]]:
@@ -257,10 +69,10 @@ def _small(
     outcomes: list[Outcome] = []
     rows: list[dict[str, Any]] = []
     for workers, count in ((3, options.rounds // 2), (4, options.rounds - options.rounds // 2)):
-        some, before, after = campaign(streaming, workers, count, options.seed + workers, (20, 60))
-        outcomes += some
-        rows += rows_of(some, f"32x32, {workers} workers")
-        _summarize(streaming, workers, before, after, summary)
+        run = campaign(streaming, workers, count, options.seed + workers, (20, 60))
+        outcomes += run.outcomes
+        rows += rows_of(run.outcomes, f"32x32, {workers} workers")
+        _summarize(streaming, workers, run, summary)
     images = sum(f.value for name, f in summary.items() if name.startswith("images"))
     summary["images in all"] = Figure(images, 5000.0)
     _times(outcomes, "32x32", summary)
@@ -271,10 +83,10 @@ def _large(
     options: argparse.Namespace, folder: Path, summary: dict[str, Figure]
 ) -> list[dict[str, Any]]:
     streaming = decoupled_resnet50(folder)
-    outcomes, before, after = campaign(streaming, 4, options.resnet50, options.seed, (5, 10))
-    _times(outcomes, "ResNet-50", summary)
-    _summarize(streaming, 4, before, after, summary, "ResNet-50, ")
-    return rows_of(outcomes, "ResNet-50 x1.75, 4 workers")
+    run = campaign(streaming, 4, options.resnet50, options.seed, (5, 10))
+    _times(run.outcomes, "ResNet-50", summary)
+    _summarize(streaming, 4, run, summary, "ResNet-50, ")
+    return rows_of(run.outcomes, "ResNet-50 x1.75, 4 workers")
 
 
 def _times(outcomes: list[Outcome], label: str, summary: dict[str, Figure]) -> None:
@@ -289,8 +101,7 @@ def _times(outcomes: list[Outcome], label: str, summary: dict[str, Figure]) -> N
 def _summarize(
     streaming: Streaming,
     workers: int,
-    before: Footprint,
-    after: Footprint,
+    run: Campaign,
     summary: dict[str, Figure],
     label: str = "",
 ) -> None:
@@ -303,12 +114,15 @@ def _summarize(
         streaming.same_bits / max(1, streaming.delivered), 0.0
     )
     # Two threads win back workers; they begin with the first that is lost.
+    before, after = run.before, run.after
     threads = float(after.threads - before.threads)
     summary[f"growth in threads, {on}"] = Figure(threads, 2.0, at_most=True)
     for name in ("processes", "ports", "descriptors"):
         growth = getattr(after, name) - getattr(before, name)
         summary[f"growth in {name}, {on}"] = Figure(float(growth), 0.0, at_most=True)
     summary[f"growth in MB, {on}"] = Figure(after.megabytes - before.megabytes, 20.0, at_most=True)
+    grown = (run.workers_after.megabytes - run.workers_before.megabytes) / workers
+    summary[f"growth in MB of a worker, {on}"] = Figure(grown, 20.0, at_most=True)
 
 
 if __name__ == "__main__":

@@ -1,94 +1,155 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latency of one image at a time over slow links, with and without row tiles.
+"""How much of the communication is hidden, on four emulated boards with rate-limited links.
 
-Four local workers run ResNet-50 x1.75 in a network namespace of their own, whose loopback carries a
-set rate: all links together, as four of a quarter of it would. Rates are chosen so that what is
-sent in exchanges takes 0.3, 1 and 2 times as long as the four workers compute. In turns, each
-contestant sends one image after another, with nothing else under way.
+Each board has a part of a core and a link of its own (`benchmarks.emulated_boards`). The compute
+bound is images per second of the slowest one with all stages on ready data under its quota. The
+link bound is the link's rate over the bytes that a board sends or receives for an image, the
+larger. Rates are chosen so that transfer takes 0.3, 1 and 2 times as long as computing. One image
+at a time shows the latency, there also with row tiles, in turns; more in flight the throughput.
 
-Needs Linux and root, or unprivileged user namespaces.
+Needs Linux and root, for network namespaces, control groups and ``tc``.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
+import json
 import os
-import subprocess
+import platform
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Figure, Timing, interleave, parser, progress, report
-from decnn_tvm.compiler import compile_network
+from benchmarks.emulated_boards import INSIDE, START, EmulatedBoards, first_line, run_isolated
+from benchmarks.harness import Figure, interleave, parser, progress, report
+from decnn_tvm.compiler import TargetLike, compile_network
 from decnn_tvm.decoupling import decouple
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.frontend import load
-from decnn_tvm.runtime import LocalCluster, Session
+from decnn_tvm.package import Package
+from decnn_tvm.runtime import Cluster, Session
+from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.tensors import Array
 from decnn_tvm.testing import zoo
 
 PRESET = "resnet50-x1.75"
-WORKERS = 4
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BOARDS = 4
 TILES = (1, 2, 4)
 PARTS = (0.3, 1.0, 2.0)
-BURST, QUEUE = 256 << 10, "200ms"
-INSIDE = "DECNN_BENCHMARK_NAMESPACE"
+IN_FLIGHT = (2, 4, 8)
+AIM, AIM_IN_FLIGHT = 0.9, 4
+# A quota makes threads wait their turn: no reason to give a board up, or to move its groups.
+POLICY = Policy(silence=5.0, beat=0.5, rebalance=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What limits a board: images per second that it computes, bytes that it moves for each."""
+
+    images: float
+    moved: float
+
+    def rate(self, part: float) -> float:
+        """Return the link's bits per second at which transfer is `part` of computing."""
+        return 8 * self.moved * self.images / part
+
+    def smaller(self, part: float) -> float:
+        """Return images per second of what limits more."""
+        return min(self.images, self.images / part)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A network at work on workers of its own; one board has one of each."""
+
+    cluster: Cluster
+    session: Session
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     options = _options(arguments)
     if INSIDE not in os.environ:
-        sys.exit(_run_in_namespace(sys.argv[1:] if arguments is None else arguments))
-    _command("ip", "link", "set", "lo", "up")
-    network = decouple(load(zoo.resnet(50)), preset=PRESET, weights="fresh")
-    rng = np.random.default_rng(0)
-    image = rng.standard_normal((1, 3, 224, 224), dtype="float32")
+        given = sys.argv[1:] if arguments is None else arguments
+        try:
+            sys.exit(run_isolated("benchmarks.overlap", given))
+        except ClusterError as error:
+            sys.exit(f"benchmarks.overlap: {error}")
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, 224, 224)).astype("uint8")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        sessions = {}
-        for tiles in TILES:
-            progress(f"row tiles {tiles}: compiling")
-            out = Path(folder) / f"tiles{tiles}"
-            package = compile_network(
-                network, out, workers=WORKERS, wire=options.wire, row_tiles=tiles
-            )
-            cluster = stack.enter_context(LocalCluster(WORKERS, threads=1))
-            sessions[tiles] = stack.enter_context(cluster.deploy(package))
-        rows = measure(sessions, image, options.rounds)
-    summary = {
-        f"latency at {row['transfer / compute']}: without / with {row['row tiles']} tiles": Figure(
-            row["without tiles / this"], 1.0
-        )
-        for row in rows
-        if row["row tiles"] > 1
-    }
-    report(f"{PRESET}, one image under way, {options.wire}", rows, summary, options.json)
+        packages = _compile(Path(folder), options)
+        boards = stack.enter_context(EmulatedBoards(BOARDS, options.quota))
+        images = compute_bound(boards, packages[1])
+        progress(f"compute bound: {images:.2f} images/s")
+        deployed = {t: stack.enter_context(_deployed(boards, p)) for t, p in packages.items()}
+        bounds = Bounds(images=images, moved=moved_bytes(deployed[1], image))
+        rows = measure(boards, deployed, image, bounds, options.rounds)
+    report(_title(options, bounds), rows, _summary(rows), options.json)
 
 
-def measure(sessions: dict[int, Session], image: Array, rounds: int) -> list[dict[str, Any]]:
+def compute_bound(boards: EmulatedBoards, package: Package, seconds: float = 6.0) -> float:
+    """Return images per second of the slowest board on ready data, all of them at work."""
+    program = (sys.executable, "-m", "benchmarks.ready_data", str(package.path))
+    running = [boards.start(rank, *program, str(rank), str(seconds)) for rank in range(BOARDS)]
+    return min(float(json.loads(first_line(process, START))) for process in running)
+
+
+def moved_bytes(deployed: Deployed, image: Array, images: int = 20) -> float:
+    """Return the bytes that a board sends or receives for an image, the larger, of the worst."""
+    workers = deployed.cluster.workers
+
+    def traffic() -> list[tuple[int, int]]:
+        seen = [worker.observe() for worker in workers]
+        return [(sum(o.sent_bytes.values()), sum(o.received_bytes.values())) for o in seen]
+
+    deployed.session.run(image)
+    before = traffic()
+    for _ in deployed.session.stream(itertools.repeat(image, images)):
+        pass
+    after = traffic()
+    return max(
+        max(a - b for a, b in zip(new, old, strict=True)) / images
+        for new, old in zip(after, before, strict=True)
+    )
+
+
+def measure(
+    boards: EmulatedBoards,
+    deployed: dict[int, Deployed],
+    image: Array,
+    bounds: Bounds,
+    rounds: int,
+) -> list[dict[str, Any]]:
     """Return the rows of all rates."""
-    reference = _output(sessions[1], image)
-    largest = float(np.abs(reference).max())
-    compute, sent = _work(sessions[1], image)
+    session = deployed[1].session
+    reference = _output(session, image)
     rows = []
     for part in PARTS:
-        rate = 8 * sent / (part * compute)
-        _limit(rate)
-        progress(f"{rate / 1e6:.0f} Mb/s")
+        boards.limit(bounds.rate(part))
+        progress(f"transfer {part:g} of computing: {bounds.rate(part) / 1e6:.0f} Mb/s a board")
         calls: dict[str, Callable[[], object]] = {
-            str(tiles): partial(session.run, image) for tiles, session in sessions.items()
+            str(tiles): partial(one.session.run, image) for tiles, one in deployed.items()
         }
         times = interleave(calls, rounds=rounds, seconds=1.5)
-        for tiles, session in sessions.items():
-            error = float(np.abs(_output(session, image) - reference).max()) / largest
-            rows.append(_row(part, rate, tiles, times, error))
+        for tiles, one in deployed.items():
+            if not np.array_equal(_output(one.session, image), reference):
+                raise AssertionError(f"{tiles} row tiles: another result")
+            rows.append(_row(part, bounds, tiles, 1, 1 / times[str(tiles)].median))
+        for in_flight in IN_FLIGHT:
+            images = statistics.median(throughput(session, image, in_flight) for _ in range(rounds))
+            rows.append(_row(part, bounds, 1, in_flight, images))
+            progress(str(rows[-1]))
     return rows
 
 
@@ -98,61 +159,94 @@ def _output(session: Session, image: Array) -> Array:
     return result
 
 
-def _row(
-    part: float, rate: float, tiles: int, times: dict[str, Timing], error: float
-) -> dict[str, Any]:
+def throughput(session: Session, image: Array, in_flight: int, seconds: float = 3.0) -> float:
+    """Return images per second of a stream in full swing."""
+    stream = session.stream(itertools.repeat(image), in_flight=in_flight)
+    for _ in itertools.islice(stream, 2 * in_flight):
+        pass
+    start, images, passed = time.perf_counter(), 0, 0.0
+    while passed < seconds:
+        next(stream)
+        images, passed = images + 1, time.perf_counter() - start
+    return images / passed
+
+
+def _row(part: float, bounds: Bounds, tiles: int, in_flight: int, images: float) -> dict[str, Any]:
     return {
         "transfer / compute": part,
-        "Mb/s in all": rate / 1e6,
+        "Mb/s": bounds.rate(part) / 1e6,
         "row tiles": tiles,
-        "latency ms": 1e3 * times[str(tiles)].median,
-        "without tiles / this": times[str(tiles)].times_faster_than(times["1"]),
-        "difference": error,
+        "in flight": in_flight,
+        "images/s": images,
+        "latency ms": 1e3 / images if in_flight == 1 else None,
+        "of the smaller bound": images / bounds.smaller(part),
     }
 
 
-def _work(session: Session, image: Array) -> tuple[float, float]:
-    """Return seconds that workers compute for an image, and bytes that they exchange, in all.
-
-    Half as many cores as workers halve the speed of each, which their own clocks include.
-    """
-    for _ in range(5):
-        session.run(image)
-    before = session.stats()
-    start = time.perf_counter()
-    for _ in range(10):
-        session.run(image)
-    progress(f"unlimited: {100 * (time.perf_counter() - start):.1f} ms an image")
-    after = session.stats()
-    seconds = [b.compute_seconds - a.compute_seconds for a, b in zip(before, after, strict=True)]
-    sent = sum(sum(stats.sent_bytes.values()) / stats.samples for stats in after)
-    return max(seconds) / 10, sent
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    summary = {
+        f"of the bound, transfer {row['transfer / compute']:g} of computing, {AIM_IN_FLIGHT} in "
+        "flight": Figure(row["of the smaller bound"], AIM)
+        for row in rows
+        if row["in flight"] == AIM_IN_FLIGHT
+    }
+    alone = {(r["transfer / compute"], r["row tiles"]): r for r in rows if r["in flight"] == 1}
+    for (part, tiles), row in alone.items():
+        if tiles > 1:
+            name = f"latency, transfer {part:g} of computing: without / with {tiles} tiles"
+            summary[name] = Figure(alone[part, 1]["latency ms"] / row["latency ms"], 1.0)
+    return summary
 
 
-def _limit(rate: float) -> None:
-    """Let the loopback of this namespace carry `rate` bits per second."""
-    _command(
-        *("tc", "qdisc", "replace", "dev", "lo", "root", "tbf", "rate", f"{rate:.0f}"),
-        *("burst", str(BURST), "latency", QUEUE),
+def _compile(folder: Path, options: argparse.Namespace) -> dict[int, Package]:
+    network = decouple(load(zoo.resnet(50)), preset=PRESET, weights="fresh")
+    packages = {}
+    for tiles in TILES:
+        progress(f"row tiles {tiles}: compiling")
+        packages[tiles] = compile_network(
+            network,
+            folder / f"tiles{tiles}",
+            workers=BOARDS,
+            wire=options.wire,
+            image_mean=MEAN,
+            image_std=STD,
+            row_tiles=tiles,
+            targets=[_target(options.mcpu)],
+            all_shares=False,
+        )
+    return packages
+
+
+def _target(mcpu: str) -> TargetLike:
+    if mcpu == "host":
+        return mcpu
+    return {"kind": "llvm", "mtriple": f"{platform.machine()}-linux-gnu", "mcpu": mcpu}
+
+
+@contextlib.contextmanager
+def _deployed(boards: EmulatedBoards, package: Package) -> Iterator[Deployed]:
+    addresses = [boards.start_worker(rank) for rank in range(BOARDS)]
+    with Cluster.connect(addresses, host=boards.host, insecure=True) as cluster:
+        with cluster.deploy(package, policy=POLICY) as session:
+            yield Deployed(cluster, session)
+
+
+def _title(options: argparse.Namespace, bounds: Bounds) -> str:
+    return (
+        f"{PRESET}, {options.wire}, {BOARDS} boards of {options.quota:g} cores: compute bound "
+        f"{bounds.images:.2f} images/s, {bounds.moved / 1e6:.3f} MB an image and link"
     )
 
 
-def _run_in_namespace(arguments: Sequence[str]) -> int:
-    """Run this module again in a network namespace that ends with it."""
-    isolate = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
-    command = [*isolate, sys.executable, "-m", "benchmarks.overlap", *arguments]
-    return subprocess.run(command, env={**os.environ, INSIDE: "1"}, check=False).returncode
-
-
-def _command(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ClusterError(f"{' '.join(command)}: {done.stderr.strip()}. Run it as root.")
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    result = parser("benchmarks.overlap", __doc__.splitlines()[0], rounds=5)
+    result = parser("benchmarks.overlap", (__doc__ or "").splitlines()[0], rounds=3)
     result.add_argument("--wire", default="float32", help="wire type (%(default)s)")
+    result.add_argument("--quota", type=float, default=0.25, help="cores of a board (%(default)s)")
+    result.add_argument(
+        "--mcpu",
+        default="x86-64-v2",
+        help="LLVM's name of a board's processor, or host (%(default)s: vectors of 128 bits)",
+    )
     return result.parse_args(arguments)
 
 

@@ -135,7 +135,7 @@ def compile_network(
     """
     path = Path(out)
     check_replaceable(path)
-    network = _with_image_input(network, image_mean, image_std)
+    network = with_image_input(network, image_mean, image_std)
     limits = _calibrator(wire, calibration, calibration_method)
     devices, _, counts = group_counts(network, workers, shares, all_shares)
     resolved = _by_folder([resolve_target(target, cores=cores) for target in targets])
@@ -251,7 +251,7 @@ def _shipped(target: CpuTarget) -> list[Records]:
     return [read_shipped(folder)]
 
 
-def _with_image_input(
+def with_image_input(
     network: Network, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Network:
     """Return `network`, taking pixels of uint8 if mean and deviation are given."""

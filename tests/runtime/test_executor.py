@@ -116,7 +116,14 @@ def exchange(plan: Plan, shares: Sequence[int], whole: Array, seed: int) -> None
             while (ready := executor.next_stage()) is not None:
                 executor.run(*ready, lambda f, i, rank=rank: run(rank, f, i))
             for out in executor.take_outgoing():
-                header = Header(cluster=b"", epoch=0, sample=0, movement=out.movement, source=rank)
+                header = Header(
+                    cluster=b"",
+                    epoch=0,
+                    sample=0,
+                    movement=out.movement,
+                    source=rank,
+                    target=out.target,
+                )
                 payload = tuple(memoryview(bytes(part)) for part in out.payload)
                 mail.append((out.target, Message(header, payload)))
         if not mail:
@@ -209,7 +216,7 @@ def test_a_transfer_that_cuts_a_block_is_refused() -> None:
 
 
 def message(movement: int, source: int, payload: bytes, sample: int = 0) -> Message:
-    header = Header(cluster=b"", epoch=0, sample=sample, movement=movement, source=source)
+    header = Header(cluster=b"", epoch=0, sample=sample, movement=movement, source=source, target=0)
     return Message(header, (memoryview(payload),))
 
 

@@ -29,7 +29,7 @@ MEGABYTES = 24
 def test_no_message_of_a_stranger_counts() -> None:
     rng = random.Random(3)
     cluster = bytes(16)
-    header = Header(cluster=cluster, epoch=0, sample=1, movement=0, source=0)
+    header = Header(cluster=cluster, epoch=0, sample=1, movement=0, source=0, target=1)
     valid = [bytes(frame) for frame in encode(header, [rng.randbytes(300), rng.randbytes(20)])]
     traffic = Traffic(cluster)
     assert traffic.decode(valid) is not None

@@ -20,8 +20,12 @@ class Clock:
         return self.now
 
 
-def header(source: int, epoch: int = 0, movement: int = 1, cluster: bytes = CLUSTER) -> Header:
-    return Header(cluster=cluster, epoch=epoch, sample=0, movement=movement, source=source)
+def header(
+    source: int, epoch: int = 0, movement: int = 1, cluster: bytes = CLUSTER, target: int = HOST
+) -> Header:
+    return Header(
+        cluster=cluster, epoch=epoch, sample=0, movement=movement, source=source, target=target
+    )
 
 
 def message(source: int, **fields) -> Message:
@@ -38,9 +42,7 @@ def pair(clock: Clock) -> tuple[Watch, Watch]:
 
 
 def beat(sender: Watch, receiver: Watch, rank: int) -> None:
-    for target, frames in sender.beats():
-        if target == rank:
-            assert not receiver.admit(decode(frames))
+    assert not receiver.admit(decode(sender.beat(rank)))
 
 
 def advance(clock: Clock, watches: tuple[Watch, ...], seconds: float) -> None:
@@ -71,6 +73,24 @@ def test_who_is_not_heard_is_silent() -> None:
     beat(worker, host, HOST)
     assert host.pulses()[0] == Pulse(samples=5, seconds=0.5, silent=(HOST, 1))
     assert worker.unheard(HOST) == pytest.approx(1.4)
+
+
+def test_who_was_steady_is_missed_earlier() -> None:
+    clock = Clock()
+    worker, host = pair(clock)
+    for _ in range(100):
+        advance(clock, (worker, host), 0.1)
+        beat(worker, host, HOST)
+        host.admit(message(1))
+    advance(clock, (host,), 0.3)
+    assert host.silent() == ()
+    beat(worker, host, HOST)  # 0.3 s late: from now on it may be as late again, and more
+    advance(clock, (host,), 0.3)
+    assert host.silent() == (1,)
+    advance(clock, (host,), 0.5)
+    assert host.silent() == (1,)
+    advance(clock, (host,), 0.3)
+    assert host.silent() == (0, 1)
 
 
 def test_data_is_heard_too() -> None:
@@ -120,12 +140,14 @@ def test_strangers_and_later_epochs_are_dropped() -> None:
     assert not host.admit(message(0, epoch=1))
     assert not host.admit(message(0, movement=HEARTBEAT))  # no pulse in it
     assert host.damaged == 2
+    assert not host.admit(message(0, target=1))  # went astray
+    assert host.damaged == 3
 
 
 def test_heartbeats_before_the_first_epoch_are_dropped() -> None:
     watch = Watch(Policy())
     assert not watch.admit(message(0, movement=HEARTBEAT))
-    assert watch.admit(message(0)) and not watch.beats()
+    assert watch.admit(message(0)) and not watch.listeners()
 
 
 def test_a_process_that_stood_still_blames_nobody() -> None:
@@ -146,7 +168,7 @@ def test_who_is_silent_for_long_gets_no_more_heartbeats() -> None:
     _, host = pair(clock)
     advance(clock, (host,), 11.0)
     host.admit(message(1))
-    assert [rank for rank, _ in host.beats()] == [1]
+    assert host.listeners() == [1]
 
 
 @pytest.mark.parametrize("wrong", [{"beat": 0.0}, {"beat": 0.6}, {"orphan": 0.5}, {"replicas": -1}])

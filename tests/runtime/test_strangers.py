@@ -130,7 +130,7 @@ def stranger(context: zmq.Context, address: str, server_key: bytes | None) -> zm
 
 def test_strangers_send_nothing_on_the_data_plane() -> None:
     first, second = ZmqTransport(encrypt=True), ZmqTransport(encrypt=True)
-    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0)
+    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0, target=1)
     context = zmq.Context()
     with contextlib.ExitStack() as ends:
         ends.callback(context.term)
@@ -155,7 +155,7 @@ def test_strangers_send_nothing_on_the_data_plane() -> None:
 def test_a_late_admission_is_enough() -> None:
     """A peer that is told of this end first waits until this end is told of it."""
     first, second = ZmqTransport(encrypt=True), ZmqTransport(encrypt=True)
-    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0)
+    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0, target=1)
     try:
         first.connect({1: f"127.0.0.1:{second.locator}"})
         first.send(1, encode(header, [b"early"]))
@@ -184,7 +184,7 @@ def test_both_ends_need_keys() -> None:
 def test_what_is_on_the_wire_is_encrypted(keys: Path) -> None:
     """A wire tap between two transports sees the payload only where there are no keys."""
     payload = b"a picture that nobody else may see" * 40
-    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0)
+    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0, target=1)
     for encrypt in (False, True):
         first, second = ZmqTransport(encrypt=encrypt), ZmqTransport(encrypt=encrypt)
         with tap(second.port) as (port, seen), contextlib.ExitStack() as ends:
@@ -202,7 +202,7 @@ def test_what_is_on_the_wire_is_encrypted(keys: Path) -> None:
 def test_what_was_recorded_is_of_no_use() -> None:
     """The bytes of a connection, sent again to the same receiver, bring no message."""
     payload = b"open the gate" * 40
-    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0)
+    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0, target=1)
     for encrypt in (False, True):
         first, second = ZmqTransport(encrypt=encrypt), ZmqTransport(encrypt=encrypt)
         with contextlib.closing(second):
@@ -239,7 +239,7 @@ def test_a_cluster_listens_on_loopback_without_keys() -> None:
 def test_the_largest_message_passes_and_no_larger_one(encrypt: bool) -> None:
     first = ZmqTransport(encrypt=encrypt)
     second = ZmqTransport(encrypt=encrypt, max_payload=1 << 16)
-    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0)
+    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0, target=1)
     with contextlib.closing(first), contextlib.closing(second):
         first.connect({1: f"127.0.0.1:{second.locator}"})
         second.connect({0: f"127.0.0.1:{first.locator}"})

@@ -17,8 +17,8 @@ from decnn_tvm.transfers import HOST
 CLUSTER = bytes(range(16))
 
 
-def header(epoch: int = 0, cluster: bytes = CLUSTER) -> Header:
-    return Header(cluster=cluster, epoch=epoch, sample=3, movement=1, source=0)
+def header(epoch: int = 0, cluster: bytes = CLUSTER, target: int = 1) -> Header:
+    return Header(cluster=cluster, epoch=epoch, sample=3, movement=1, source=0, target=target)
 
 
 @pytest.fixture(params=["memory", "zmq"])
@@ -66,7 +66,8 @@ def test_a_link_drops_older_epochs_and_strangers() -> None:
     message = link.receive(1.0)
     assert message is not None and message.header.epoch == 2 and link.stale == 1
     sender.send(1, encode(header(cluster=bytes(16), epoch=2), []))
-    assert link.receive(0.0) is None and link.stale == 2
+    sender.send(1, encode(header(target=0, epoch=2), []))
+    assert link.receive(0.0) is None and link.stale == 3
     sender.send(1, encode(header(epoch=3), []))
     with pytest.raises(WireError, match="epoch 3"):
         link.receive(1.0)
@@ -79,7 +80,7 @@ def test_an_engine_reports_what_does_not_fit_to_the_coordinator(hand_net) -> Non
     thread = threading.Thread(target=engine.loop, args=(threading.Event(),))
     thread.start()
     network.transport(HOST).send(0, [b"noise"])
-    network.transport(HOST).send(0, encode(header(), []))
+    network.transport(HOST).send(0, encode(header(target=0), []))
     message = network.transport(HOST).receive(10.0)
     thread.join(10.0)
     assert not thread.is_alive()

@@ -18,6 +18,7 @@ headers = st.builds(
     sample=st.integers(0, 2**64 - 1),
     movement=st.integers(0, 2**32 - 1),
     source=st.integers(-1, 2**31 - 1),
+    target=st.integers(-1, 2**31 - 1),
 )
 payloads = st.lists(st.binary(max_size=64), max_size=4)
 
@@ -56,6 +57,6 @@ def test_noise_is_refused(frames: list[bytes]) -> None:
 
 
 def test_too_many_frames_are_refused() -> None:
-    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0)
+    header = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0, target=1)
     with pytest.raises(WireError, match="65 frames"):
         decode(encode(header, [b""] * MAX_FRAMES))

@@ -19,12 +19,16 @@ import decnn_tvm
 import decnn_tvm.targets
 from decnn_tvm import compiler
 from decnn_tvm.errors import RecordsError
+from decnn_tvm.frontend import load
+from decnn_tvm.lowering import lower_stages
 from decnn_tvm.network import Network
 from decnn_tvm.targets import resolve_target
 from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
+from decnn_tvm.testing.graph_builder import GraphBuilder
 from decnn_tvm.tuning import cost_model
-from decnn_tvm.tuning.records import FAILED, RECORDS, Records, as_module
+from decnn_tvm.tuning.records import FAILED, RECORDS, Records, as_module, structural_key
 from decnn_tvm.tuning.shipped_records import write_shipped
+from decnn_tvm.tuning.tasks import find_tasks
 
 OPTIONS = {"workers": 1, "winograd": False}
 
@@ -127,13 +131,30 @@ def test_records_choose_the_schedule(network: Network, tmp_path: Path) -> None:
         assert min(times, key=lambda text: sorted(times[text])[len(times[text]) // 2]) == str(best)
 
 
-def layers(network: Network) -> dict[str, Any]:
-    from decnn_tvm.compiler import split_network
-    from decnn_tvm.lowering import lower_stages
-    from decnn_tvm.tuning.tasks import find_tasks
-
+def test_layers_of_bands_and_pixels_are_those_that_are_compiled(tmp_path: Path) -> None:
+    graph = GraphBuilder("pixels", seed=6, batch=1, opset=17)
+    x = graph.relu(graph.conv("first", graph.input("input", 3, 12), 16, 3, padding=1))
+    x = graph.relu(graph.conv("second", x, 16, 3, padding=1))
+    x = graph.flatten(graph.global_average_pool(x))
+    network = load(graph.model(graph.linear("classes", x, 10)))
+    pixels = {"image_mean": (0.5,) * 3, "image_std": (0.25,) * 3}
+    options = {"workers": 2, "winograd": False, "row_tiles": 2, **pixels}
+    decnn_tvm.tune(network, tmp_path, trials=1, runner=FakeRunner(*[1e-6] * 100), **options)
+    records = Records(tmp_path)
     target = decnn_tvm.targets.resolve_target("host").target
-    split = split_network(network, 1, None, False, "float32")
+    taken = compiler.with_image_input(network, *pixels.values())
+    split = compiler.split_network(taken, 2, None, False, "float32", row_tiles=2)
+    found = find_tasks(lower_stages(mod, target) for mod in split.values())
+    plain = layers(network, workers=2)
+    keys = {structural_key(as_module(task.layer)) for task in found}
+    assert not keys <= {structural_key(as_module(layer)) for layer in plain.values()}
+    for task in found:
+        assert records.best(task.layer, target) is not None, task.name
+
+
+def layers(network: Network, workers: int = 1) -> dict[str, Any]:
+    target = decnn_tvm.targets.resolve_target("host").target
+    split = compiler.split_network(network, workers, None, False, "float32")
     tasks = find_tasks(lower_stages(mod, target) for mod in split.values())
     return {task.name: task.layer for task in tasks}
 

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from decnn_tvm.cli.connection import add_cluster, cluster_of
-from decnn_tvm.cli.image_options import add_images, image_options
+from decnn_tvm.cli.image_options import add_calibration, add_pixels, image_options
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
     add_model,
     add_split,
     load_model,
-    positive,
     split_options,
 )
 from decnn_tvm.cli.show_plan import summarize
@@ -48,15 +47,8 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     )
     add_split(parser)
     add_cluster(parser, "compile for the workers in a cluster file and their targets")
-    add_images(parser)
-    parser.add_argument(
-        "--row-tiles",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="run the layers beside an exchange in N bands of rows, which leave one by one: a "
-        "shorter way for one sample on slow links (1)",
-    )
+    add_pixels(parser)
+    add_calibration(parser)
     parser.add_argument(
         "--target",
         action="append",
@@ -94,7 +86,6 @@ def execute(options: argparse.Namespace) -> None:
             records=options.records,
             shipped_records=options.shipped_records,
             progress=progress,
-            row_tiles=options.row_tiles,
             **images,
             **split_options(options),
         )

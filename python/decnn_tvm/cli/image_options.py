@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of ``decnn compile`` about images: taking pixels as they are, and calibrating int8."""
+"""Options about images: taking pixels as they are, and calibrating int8 on them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ METHODS = ("headroom", "max", "percentile", "mse")
 """Those of `decnn_tvm.channel_histogram`, which is not imported before it is needed."""
 
 
-def add_images(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
+def add_pixels(parser: argparse.ArgumentParser) -> None:
+    """Add what makes pixels the network's input."""
     parser.add_argument(
         "--uint8-input",
         action="store_true",
@@ -32,6 +32,10 @@ def add_images(parser: argparse.ArgumentParser) -> None:
         "--mean", type=numbers, metavar="R,G,B", help="mean of image pixels in 0..1 (ImageNet's)"
     )
     parser.add_argument("--std", type=numbers, metavar="R,G,B", help="their deviation (ImageNet's)")
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """Add what scales of int8 are found on."""
     parser.add_argument(
         "--calibrate",
         type=Path,
@@ -47,7 +51,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 
 
 def image_options(options: argparse.Namespace, network: Network) -> dict[str, Any]:
-    """Return what `add_images` asked for, as `decnn_tvm.compile` takes it.
+    """Return what `add_pixels` and `add_calibration` asked for, as `decnn_tvm.compile` takes it.
 
     Raises
     ------
@@ -62,14 +66,34 @@ def image_options(options: argparse.Namespace, network: Network) -> dict[str, An
     if options.calibration_method and not options.calibrate:
         raise InputError("--calibration-method: needs --calibrate FOLDER.")
     normalization = Normalization(**given)
-    found: dict[str, Any] = {}
-    if options.uint8_input:
-        found |= {"image_mean": normalization.mean, "image_std": normalization.std}
+    found = _pixels(options, normalization)
     if options.calibrate:
         files = _sample_files(options.calibrate)
         found["calibration"] = _samples(files, network, normalization, options.uint8_input)
         found["calibration_method"] = options.calibration_method or METHODS[0]
     return found
+
+
+def pixel_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `add_pixels` asked for, as `decnn_tvm.tune` takes it.
+
+    Raises
+    ------
+    InputError
+        A mean or deviation without pixels.
+    """
+    from decnn_tvm.cli.samples import Normalization
+
+    given = {name: getattr(options, name) for name in ("mean", "std") if getattr(options, name)}
+    if given and not options.uint8_input:
+        raise InputError("--mean, --std: they need --uint8-input. Leave them out.")
+    return _pixels(options, Normalization(**given))
+
+
+def _pixels(options: argparse.Namespace, normalization: Normalization) -> dict[str, Any]:
+    if not options.uint8_input:
+        return {}
+    return {"image_mean": normalization.mean, "image_std": normalization.std}
 
 
 def _sample_files(folder: Path) -> list[Path]:

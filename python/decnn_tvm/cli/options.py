@@ -75,6 +75,14 @@ def add_split(parser: argparse.ArgumentParser) -> None:
         "`decnn compile`, or scales every message",
     )
     parser.add_argument(
+        "--row-tiles",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="run the layers beside an exchange in N bands of rows, which leave one by one: a "
+        "shorter way for one sample on slow links (1)",
+    )
+    parser.add_argument(
         "--winograd",
         action=argparse.BooleanOptionalAction,
         help="compute wide 3x3 convolutions by Winograd's method: up to 3 times faster, and their "
@@ -84,7 +92,7 @@ def add_split(parser: argparse.ArgumentParser) -> None:
 
 def split_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_split` asked for, as `decnn_tvm.compile` and `decnn_tvm.tune` take it."""
-    names = ("workers", "shares", "all_shares", "cores", "wire", "winograd")
+    names = ("workers", "shares", "all_shares", "cores", "wire", "row_tiles", "winograd")
     return {name: getattr(options, name) for name in names}
 
 

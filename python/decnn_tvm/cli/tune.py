@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from decnn_tvm.cli.compile import parse_target, progress_bar
 from decnn_tvm.cli.connection import add_cluster, cluster_of
+from decnn_tvm.cli.image_options import add_pixels, pixel_options
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
@@ -54,6 +55,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     )
     add_split(parser)
     add_cluster(parser, "take workers, tracker, key and target from a cluster file")
+    add_pixels(parser)
     parser.add_argument(
         "--target",
         metavar="NAME",
@@ -93,6 +95,7 @@ def execute(options: argparse.Namespace) -> None:
             key=options.key,
             timeout=options.timeout,
             progress=progress,
+            **pixel_options(options),
             **split_options(options),
         )
     if options.json:

@@ -219,6 +219,7 @@ class Deployment:
             sample=0,
             movement=0,
             source=request.rank,
+            target=HOST,
         )
         self._epoch = request.epoch
         # Before the weights are loaded, which takes a while, so that peers hear this device.

@@ -86,7 +86,9 @@ class Link:
 
     def __init__(self, transport: Transport, cluster: bytes, epoch: int, rank: int) -> None:
         self._transport, self._epoch = transport, epoch
-        self._header = Header(cluster=cluster, epoch=epoch, sample=0, movement=0, source=rank)
+        self._header = Header(
+            cluster=cluster, epoch=epoch, sample=0, movement=0, source=rank, target=HOST
+        )
         self.stale = 0
 
     @property
@@ -101,19 +103,22 @@ class Link:
 
     def send(self, sample: int, movement: int, target: int, payload: Sequence[Buffer]) -> None:
         """Send a message."""
-        header = dataclasses.replace(self._header, sample=sample, movement=movement)
+        header = dataclasses.replace(self._header, sample=sample, movement=movement, target=target)
         self._transport.send(target, encode(header, payload))
 
     def flush(self, executor: Executor, counters: Counters) -> None:
         """Send what `executor` has ready; the transport encodes it."""
         for out in executor.take_outgoing():
-            self._transport.send(out.target, self._encoded(out, executor, counters))
+            frames = self._encoded(out, executor, counters)
+            self._transport.send(out.target, frames, order=out.sample)
             size = HEADER_BYTES + sum(memoryview(part).nbytes for part in out.payload)
             counters.sent_bytes[out.movement] = counters.sent_bytes.get(out.movement, 0) + size
 
     def _encoded(self, out: Outgoing, executor: Executor, counters: Counters) -> Iterator[Buffer]:
         start = time.monotonic()
-        header = dataclasses.replace(self._header, sample=out.sample, movement=out.movement)
+        header = dataclasses.replace(
+            self._header, sample=out.sample, movement=out.movement, target=out.target
+        )
         yield from encode(header, out.payload)
         counters.note("send", out.sample, str(executor.plan.movements[out.movement]), start)
 
@@ -129,7 +134,7 @@ class Link:
             if isinstance(message, WireError):
                 raise message
             header = message.header
-            ours = header.cluster == self._header.cluster
+            ours = header.cluster == self._header.cluster and header.target == self._header.source
             if ours and header.epoch > self._epoch:
                 raise WireError(f"epoch {header.epoch}; this deployment is {self._epoch}")
             if ours and header.epoch == self._epoch:

@@ -147,4 +147,11 @@ class Epochs:
         return call_all(list(mates), action, look, all_or_none=not self.formed).errors
 
     def _header(self) -> Header:
-        return Header(cluster=self.cluster, epoch=self.number, sample=0, movement=0, source=HOST)
+        return Header(
+            cluster=self.cluster,
+            epoch=self.number,
+            sample=0,
+            movement=0,
+            source=HOST,
+            target=HOST,
+        )

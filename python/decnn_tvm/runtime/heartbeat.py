@@ -5,12 +5,17 @@ A heartbeat travels on the data plane behind the messages before it and says how
 so a receiver that has counted fewer knows that some are lost or were damaged. It also carries
 what the sender misses of others, and what it has computed. The transport's threads send and take
 in heartbeats, so a device that computes is not silent.
+
+How long a peer may be silent follows what was seen of it: `PATIENCE` times the longest pause of the
+last seconds, at least as many beats, and at most `Policy.silence`, with which everybody begins. On
+a quiet machine a loss is so seen in 0.4 s, and a busy one keeps its full second.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +32,11 @@ from decnn_tvm.runtime.wire import (
 )
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 4
+"""Times the longest pause between two messages that a peer may be silent."""
+MEMORY = 5.0
+"""Seconds in which a pause that was seen fades to a third."""
 
 _LAYOUT = struct.Struct("<QQdHH")
 _RANK = struct.Struct("<i")
@@ -116,6 +126,7 @@ class Watch:
         self._epoch: _Epoch | None = None
         self._sent: dict[int, int] = {}
         self._counted: _Epoch | None = None
+        self._pauses: dict[int, float] = {}
 
     def begin(self, header: Header, peers: Iterable[int]) -> None:
         """Watch the peers of a new epoch; `header` is that of this rank's messages."""
@@ -129,32 +140,38 @@ class Watch:
         """Count a message; called by the thread that sends."""
         self._sent[target] = self._sent.get(target, 0) + 1
 
-    def beats(self) -> list[tuple[int, list[Buffer]]]:
-        """Return a heartbeat for every peer, as (rank, frames); called by the thread that sends."""
+    def listeners(self) -> list[int]:
+        """Return the peers that get heartbeats."""
         epoch = self._epoch
-        if epoch is None:
-            return []
-        samples, seconds = self.progress()
-        silent, short = self.silent(), self.short()
-        # A peer that has been silent for long gets nothing: what is sent to it would pile up.
+        # A peer that has been silent for long gets none: what is sent to it would pile up.
         limit = self._now - 10 * self.policy.silence
+        return [] if epoch is None else [r for r, at in list(epoch.heard.items()) if at > limit]
+
+    def beat(self, rank: int) -> list[Buffer]:
+        """Return the frames of a heartbeat for a listener; called by the thread that sends."""
+        epoch = self._epoch
+        assert epoch is not None
+        samples, seconds = self.progress()
         # Between the beginning of an epoch and its first count, those are of the one before.
         sent = self._sent if self._counted is epoch else {}
-        pulse = Pulse(samples=samples, seconds=seconds, silent=silent, short=short)
-        header = dataclasses.replace(epoch.header, movement=HEARTBEAT)
-        return [
-            (rank, encode(header, [dataclasses.replace(pulse, sent=sent.get(rank, 0)).encode()]))
-            for rank, heard in list(epoch.heard.items())
-            if heard > limit
-        ]
+        pulse = Pulse(
+            sent=sent.get(rank, 0),
+            samples=samples,
+            seconds=seconds,
+            silent=self.silent(),
+            short=self.short(),
+        )
+        header = dataclasses.replace(epoch.header, movement=HEARTBEAT, target=rank)
+        return encode(header, [pulse.encode()])
 
     def tick(self) -> None:
         """Note that time goes on; called often by the thread that receives."""
         now = self.clock()
         epoch = self._epoch
-        if epoch is not None and now - self._now > self.policy.silence / 2:
+        shortest = min(self.policy.silence, PATIENCE * self.policy.beat)
+        if epoch is not None and now - self._now > shortest / 2:
             epoch.heard.update(dict.fromkeys(epoch.heard, now))
-            epoch.grace = now + self.policy.silence
+            epoch.grace = now + shortest
         self._now = now
 
     def admit(self, message: Message | WireError) -> bool:
@@ -166,14 +183,14 @@ class Watch:
         if epoch is None:
             # A peer that has begun earlier beats already.
             return isinstance(message, WireError) or message.header.movement != HEARTBEAT
-        if isinstance(message, WireError) or message.header.cluster != epoch.header.cluster:
+        if isinstance(message, WireError) or not _is_for(epoch.header, message.header):
             self.damaged += 1
             logger.debug("dropped what came: %s", message)
             return False
         header = message.header
         current = header.epoch == epoch.header.epoch
         if header.source in epoch.heard:
-            epoch.heard[header.source] = self._now
+            self._hear(epoch, header.source)
         if header.movement == HEARTBEAT:
             if current and header.source in epoch.heard:
                 self._take_pulse(epoch, message)
@@ -188,8 +205,11 @@ class Watch:
         epoch = self._epoch
         if epoch is None:
             return ()
-        limit = self._now - self.policy.silence
-        return tuple(rank for rank, heard in list(epoch.heard.items()) if heard < limit)
+        return tuple(
+            rank
+            for rank, heard in list(epoch.heard.items())
+            if self._now - heard > self._allowed(rank)
+        )
 
     def short(self) -> tuple[int, ...]:
         """Return the peers of whose messages some are missing."""
@@ -212,6 +232,17 @@ class Watch:
         epoch = self._epoch
         return 0.0 if epoch is None else self._now - epoch.heard.get(rank, self._now)
 
+    def _hear(self, epoch: _Epoch, rank: int) -> None:
+        pause = self._now - epoch.heard[rank]
+        before = self._pauses.get(rank, self.policy.silence / PATIENCE)
+        self._pauses[rank] = max(pause, before * math.exp(-pause / MEMORY))
+        epoch.heard[rank] = self._now
+
+    def _allowed(self, rank: int) -> float:
+        """Return for how many seconds a peer may be silent now."""
+        pause = self._pauses.get(rank, self.policy.silence)
+        return min(self.policy.silence, PATIENCE * max(pause, self.policy.beat))
+
     def _take_pulse(self, epoch: _Epoch, message: Message) -> None:
         try:
             pulse = Pulse.decode(b"".join(message.payload))
@@ -220,3 +251,8 @@ class Watch:
             logger.debug("dropped a heartbeat: %s", error)
             return
         epoch.pulses[message.header.source] = pulse
+
+
+def _is_for(own: Header, other: Header) -> bool:
+    """Tell whether a message of another rank is of our cluster and meant for us."""
+    return other.cluster == own.cluster and other.target == own.source

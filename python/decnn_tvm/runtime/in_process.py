@@ -105,7 +105,7 @@ class _SteppingTransport:
         self._own = network.transport(HOST)
         self._engines = engines
 
-    def send(self, target: int, frames: Iterable[Buffer]) -> None:
+    def send(self, target: int, frames: Iterable[Buffer], order: int = 0) -> None:
         """Send a message to a device."""
         self._own.send(target, frames)
 

@@ -19,7 +19,8 @@ class Policy:
     beat : float
         Seconds between two heartbeats.
     silence : float
-        Seconds without any message after which a device counts as lost.
+        Seconds without any message after which a device counts as lost, at most: one whose
+        messages have come steadily is given up earlier, see `decnn_tvm.runtime.heartbeat`.
     orphan : float
         Seconds without the coordinator after which a worker ends its session.
     takeover : bool

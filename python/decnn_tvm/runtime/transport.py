@@ -15,7 +15,6 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import zmq
@@ -24,10 +23,10 @@ from decnn_tvm.errors import ClusterError
 from decnn_tvm.runtime.curve import Door
 from decnn_tvm.runtime.heartbeat import Watch
 from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.sender import Sender
 from decnn_tvm.runtime.traffic import Traffic
 from decnn_tvm.runtime.wire import MAX_PAYLOAD, Buffer, Header, Message, WireError
 
-LINGER_MS = 500
 POLL_MS = 100
 STOP_TIMEOUT = 5.0
 CURVE_BYTES = 256
@@ -37,8 +36,8 @@ CURVE_BYTES = 256
 class Transport(Protocol):
     """Sends frames to ranks and receives decoded messages."""
 
-    def send(self, target: int, frames: Iterable[Buffer]) -> None:
-        """Send a message to a rank, without waiting."""
+    def send(self, target: int, frames: Iterable[Buffer], order: int = 0) -> None:
+        """Send a message to a rank, without waiting; one of a smaller `order` may overtake it."""
 
     def receive(self, timeout: float) -> Message | WireError | None:
         """Return the next message, why one could not be sent, or None after `timeout` seconds."""
@@ -67,8 +66,8 @@ class MemoryTransport:
         self._network, self._rank = network, rank
         self.traffic = Traffic()
 
-    def send(self, target: int, frames: Iterable[Buffer]) -> None:
-        """Send a message to a rank, without waiting."""
+    def send(self, target: int, frames: Iterable[Buffer], order: int = 0) -> None:
+        """Send a message to a rank, without waiting; nothing is overtaken here."""
         self._network.queues[target].put([bytes(frame) for frame in frames])
 
     def receive(self, timeout: float) -> Message | WireError | None:
@@ -91,7 +90,7 @@ class MemoryTransport:
 class ZmqTransport:
     """ZeroMQ: one bound PULL socket, one PUSH socket for every peer.
 
-    The PULL socket belongs to a thread that receives, the PUSH sockets to one that sends.
+    The PULL socket belongs to a thread that receives, the PUSH sockets to a `Sender`.
 
     Parameters
     ----------
@@ -119,9 +118,6 @@ class ZmqTransport:
         self._watch = Watch(Policy()) if watch is None else watch
         self._context = zmq.Context(io_threads=1)
         self._inbox: queue.SimpleQueue[Message | WireError | None] = queue.SimpleQueue()
-        self._outbox: queue.SimpleQueue[tuple[int, Iterable[Buffer]] | _Peers | None]
-        self._outbox = queue.SimpleQueue()
-        self._peers: dict[int, tuple[str, zmq.Socket[bytes]]] = {}
         self._stopping = threading.Event()
         self.traffic = Traffic(cluster)
         self._door = Door(self._context, encrypt=encrypt)
@@ -139,14 +135,13 @@ class ZmqTransport:
             raise ClusterError(
                 f"can't listen on {host!r} ({error}). Pass an address of this machine."
             ) from error
-        self._threads = [
-            threading.Thread(
-                target=self._receive_all, args=(pull,), name="decnn-receive", daemon=True
-            ),
-            threading.Thread(target=self._send_all, name="decnn-send", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._sender = Sender(
+            self._context, self._door, self._watch, self.traffic, self._note_refused
+        )
+        self._receiver = threading.Thread(
+            target=self._receive_all, args=(pull,), name="decnn-receive", daemon=True
+        )
+        self._receiver.start()
 
     @property
     def locator(self) -> str:
@@ -162,7 +157,7 @@ class ZmqTransport:
             One end has keys, the other none.
         """
         self._door.expect(addresses)
-        self._outbox.put(_Peers(dict(addresses)))
+        self._sender.meet(addresses)
 
     def begin(self, header: Header, addresses: Mapping[int, str]) -> None:
         """Begin an epoch with these peers; what is sent from here on belongs to it."""
@@ -173,9 +168,12 @@ class ZmqTransport:
         """End the wait of `receive`, which then returns None."""
         self._inbox.put(None)
 
-    def send(self, target: int, frames: Iterable[Buffer]) -> None:
-        """Send a message to a rank, without waiting; large frames are not copied."""
-        self._outbox.put((target, frames))
+    def send(self, target: int, frames: Iterable[Buffer], order: int = 0) -> None:
+        """Send a message to a rank, without waiting; one of a smaller `order` may overtake it.
+
+        Large frames are not copied.
+        """
+        self._sender.send(target, frames, order)
 
     def receive(self, timeout: float) -> Message | WireError | None:
         """Return the next message, why one could not be sent, or None after `timeout` seconds."""
@@ -189,61 +187,14 @@ class ZmqTransport:
         if self._stopping.is_set():
             return
         self._stopping.set()
-        self._outbox.put(None)
-        for thread in self._threads:
-            thread.join(STOP_TIMEOUT)
-        for _, push in self._peers.values():
-            push.close()
-        self._peers.clear()
-        if not any(thread.is_alive() for thread in self._threads):
+        sent = self._sender.close(STOP_TIMEOUT)
+        self._receiver.join(STOP_TIMEOUT)
+        if sent and not self._receiver.is_alive():
             self._context.term()
 
-    def _send_all(self) -> None:
-        beat = time.monotonic()
-        while True:
-            left = beat - time.monotonic()
-            if left <= 0:
-                beat += self._watch.policy.beat - min(0.0, left)
-                for target, frames in self._watch.beats():
-                    self._send_one(target, frames)
-                continue
-            try:
-                item = self._outbox.get(timeout=left)
-            except queue.Empty:
-                continue
-            if item is None:
-                return
-            if isinstance(item, _Peers):
-                self._meet(item.addresses)
-                self._watch.restart_counts()
-                continue
-            self._watch.wrote(item[0])
-            self._send_one(*item)
-
-    def _send_one(self, target: int, frames: Iterable[Buffer]) -> None:
-        try:
-            push, parts = self._peers[target][1], list(frames)
-            push.send_multipart(parts, flags=zmq.NOBLOCK, copy=False)
-            self.traffic.note_sent(target, parts)
-        except (zmq.ZMQError, KeyError) as error:
-            refused = WireError(f"can't send to rank {target}: {error!r}")
-            if self._watch.admit(refused):
-                self._inbox.put(refused)
-
-    def _meet(self, addresses: Mapping[int, str]) -> None:
-        """Open and close sockets so that these peers are met."""
-        for rank, (address, push) in list(self._peers.items()):
-            if addresses.get(rank) != address:
-                # What was meant for a peer that is gone would wait for it.
-                push.close(linger=0)
-                del self._peers[rank]
-        for rank, address in addresses.items():
-            if rank not in self._peers:
-                push = self._context.socket(zmq.PUSH)
-                push.setsockopt(zmq.SNDHWM, 0)
-                push.setsockopt(zmq.LINGER, LINGER_MS)
-                self._door.dial(push, address)
-                self._peers[rank] = (address, push)
+    def _note_refused(self, refused: WireError) -> None:
+        if self._watch.admit(refused):
+            self._inbox.put(refused)
 
     def _receive_all(self, pull: zmq.Socket[bytes]) -> None:
         with contextlib.closing(self._door), contextlib.closing(pull):
@@ -255,10 +206,3 @@ class ZmqTransport:
                     message = self.traffic.decode([frame.buffer for frame in frames])
                     if message is not None and self._watch.admit(message):
                         self._inbox.put(message)
-
-
-@dataclass(frozen=True, slots=True)
-class _Peers:
-    """For the thread that sends: the peers from here on."""
-
-    addresses: dict[int, str]

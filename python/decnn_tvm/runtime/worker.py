@@ -31,6 +31,7 @@ from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.exposure import accept_exposure, check_exposure
 from decnn_tvm.runtime.library import load_runtime
 from decnn_tvm.runtime.log_context import log_to_stderr, name_process
+from decnn_tvm.runtime.machine import reuse_freed_memory
 from decnn_tvm.runtime.tuning_process import Tuning, TuningProcess
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def serve(
     credentials = None if keys is None else Credentials.load(keys)
     accept_exposure(host, keys=credentials is not None, insecure=insecure)
     _leave_out_torch()
+    reuse_freed_memory()
     load_runtime()
     state = WorkerState(folder, host, STOP_TIMEOUT, limit, encrypt=credentials is not None)
     server = ControlServer(lambda: ControlService(state), host, port, CALL_TIMEOUT, credentials)

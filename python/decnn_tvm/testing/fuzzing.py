@@ -89,6 +89,7 @@ def foreign_message(rng: random.Random, payload: bytes) -> list[Buffer]:
         sample=rng.randrange(1 << 20),
         movement=rng.randrange(4),
         source=rng.randrange(-1, 4),
+        target=rng.randrange(-1, 4),
     )
     return encode(header, [payload])
 

@@ -28,6 +28,7 @@ from decnn_tvm.testing.attackers import (
     zmq_peer,
     zmq_stranger,
 )
+from decnn_tvm.transfers import HOST
 
 
 def valid_message(session: Session, rng: random.Random) -> list[bytes]:
@@ -35,7 +36,7 @@ def valid_message(session: Session, rng: random.Random) -> list[bytes]:
     value = session.plan.value(session.plan.inputs[0])
     payload = rng.randbytes(int(np.prod(value.shape)) * np.dtype(value.dtype).itemsize)
     cluster = session._flight._link.cluster  # nobody else knows it
-    header = Header(cluster=cluster, epoch=0, sample=1 << 30, movement=0, source=-1)
+    header = Header(cluster=cluster, epoch=0, sample=1 << 30, movement=0, source=HOST, target=0)
     return [bytes(frame) for frame in encode(header, [payload])]
 
 

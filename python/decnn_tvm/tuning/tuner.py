@@ -11,7 +11,7 @@ from typing import Any
 import tvm_ffi
 
 from decnn_tvm.calibration import unit_limits
-from decnn_tvm.compiler import split_network, uses_winograd
+from decnn_tvm.compiler import split_network, uses_winograd, with_image_input
 from decnn_tvm.lowering import lower_stages
 from decnn_tvm.network import Network
 from decnn_tvm.targets import CpuTarget, resolve_target
@@ -45,6 +45,9 @@ def tune(
     target: str | Mapping[str, Any] = "host",
     cores: int | None = None,
     wire: str = "float32",
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+    row_tiles: int = 1,
     winograd: bool | None = None,
     trials: int = TRIALS,
     tracker: str | None = None,
@@ -64,7 +67,7 @@ def tune(
         Dense or decoupled.
     database : Path or str
         Folder of a MetaSchedule JSON database; made if it is not there.
-    workers, shares, all_shares, cores, wire, winograd
+    workers, shares, all_shares, cores, wire, image_mean, image_std, row_tiles, winograd
         As for `decnn_tvm.compile`: they decide which layers there are. Only the shares asked for
         are tuned by default, since every one has layers of its own.
     target : str or dict
@@ -98,7 +101,8 @@ def tune(
     records = Records(database, create=True)
     if boards is not None:
         boards.check()
-    split = split_network(network, workers, shares, bool(all_shares), wire, unit_limits)
+    network = with_image_input(network, image_mean, image_std)
+    split = split_network(network, workers, shares, bool(all_shares), wire, unit_limits, row_tiles)
     chosen = uses_winograd(network, winograd)
     tasks = find_tasks(
         lower_stages(mod, resolved.target, winograd=chosen) for mod in split.values()
