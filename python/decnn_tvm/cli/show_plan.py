@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from decnn_tvm.assignment import assign_groups
+from decnn_tvm.assignment import assign_groups, owners_of_sample
 from decnn_tvm.cli.tables import print_table
 from decnn_tvm.plan import WIRE_BYTES, Movement, Plan, Value
 from decnn_tvm.transfers import transfers
@@ -21,6 +21,7 @@ def summarize(package: Package) -> dict[str, Any]:
     return {
         "package": str(package.path),
         "model": plan.model,
+        "strategy": plan.strategy,
         "groups": plan.groups,
         "decoupled": plan.decoupled,
         "inputs": [_tensor(plan.value(name)) for name in plan.inputs],
@@ -42,10 +43,11 @@ def summarize(package: Package) -> dict[str, Any]:
 
 
 def moved_bytes(plan: Plan, movement: Movement) -> int:
-    """Return the bytes of all messages of a movement, with one channel group on each device."""
+    """Return the bytes of all messages of a movement, with one group on each device."""
     value = plan.value(movement.source)
     total = 0
-    for transfer in transfers(plan, movement, assign_groups(plan, plan.groups)):
+    owners = owners_of_sample(plan, assign_groups(plan, plan.groups), 0)
+    for transfer in transfers(plan, movement, owners):
         if transfer.source != transfer.target:
             elements = math.prod(value.shape) // value.shape[transfer.axis]
             total += elements * sum(run.length for run in transfer.runs)
