@@ -84,8 +84,9 @@ assert ratios == {1.5 * 1.5 / 4}
 # What a shuffle does
 # -------------------
 # Without shuffles a decoupled network would be four narrow networks that never talk. A shuffle
-# deals the channels out anew: new group b takes the channels i with i mod G = b. It is three operators
-# that you know from PyTorch, ``view``, ``transpose``, ``reshape``; here on 16 channels by NumPy:
+# deals the channels out anew: new group b takes the channels i with i mod G = b. It is three
+# operators that you know from PyTorch, ``view``, ``transpose``, ``reshape``; here by NumPy on 16
+# channels:
 
 channels = np.arange(16)
 shuffled = channels.reshape(4, 4).transpose().reshape(16)

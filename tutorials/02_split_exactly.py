@@ -68,8 +68,8 @@ for movement in package.plan.movements:
 # Run it
 # ------
 # `LocalCluster` starts three processes that import neither this script nor a compiler: they are
-# what runs on boards. They talk to each other, not through you. `deploy` gives each one the weights of
-# its own channels, and returns a session.
+# what runs on boards. They talk to each other, not through you. `deploy` gives each one the
+# weights of its own channels, and returns a session.
 
 with decnn_tvm.LocalCluster(3) as cluster, cluster.deploy(package) as session:
     results = [session.run(image) for image in images]
