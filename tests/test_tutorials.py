@@ -63,6 +63,45 @@ def test_split_exactly(tmp_path: Path) -> None:
     assert (tmp_path / "tutorial-out/timeline.json").stat().st_size > 1000
 
 
+def test_tune(tmp_path: Path) -> None:
+    text = read("03_tune.py", tmp_path)
+    lines = re.findall(r"(\d+) of (\d+) candidates, +([\d.]+) us before, +([\d.]+) us", text)
+    layers = [[float(part) for part in line] for line in lines]
+    assert len(layers) == 7
+    for measured, space, before, after in layers:
+        assert 2 == measured <= space and 0 < after <= before
+    assert "measured by the second run: 0" in text
+    assert numbers(r"largest error: (\S+) of", text)[0] < 1e-4
+    records = tmp_path / "tutorial-out/records/database_tuning_record.json"
+    assert len(records.read_text().splitlines()) >= 2 * len(layers)
+
+
+def test_train_and_deploy(tmp_path: Path) -> None:
+    text = read("04_train_and_deploy.py", tmp_path)
+    before = numbers(r"groups as they happen to be: ([\d.]+)%", text)[0]
+    after = numbers(r"after training: ([\d.]+)%", text)[0]
+    right, same = numbers(r"four workers: ([\d.]+)% right", text) + numbers(
+        r"right, ([\d.]+)% as PyTorch says", text
+    )
+    assert after > before and right > 60 and same >= 95
+    assert len(re.findall(r"^epoch \d", text, re.MULTILINE)) == 6
+    package = decnn_tvm.Package(tmp_path / "tutorial-out/stripes.pkg")
+    wires = {m.wire for m in package.plan.movements if m.kind == "all_to_all"}
+    assert wires <= {"int8", "uint8"} and wires
+
+
+def test_own_pass_and_schedule(tmp_path: Path) -> None:
+    text = read("06_own_pass_and_schedule.py", tmp_path)
+    macs = numbers(r"([\d,]+) MACs before", text) + numbers(r"pass, ([\d,]+) after", text)
+    assert 0 < macs[1] < macs[0]
+    errors = numbers(r"largest error (\S+),", text)
+    assert len(errors) == 2 and all(0 < error < 1e-5 for error in errors)
+    plain, own = numbers(r"([\d,]+) bytes sent for each image", text)
+    assert 0 < own < plain
+    assert "1 kernel scheduled by our rule" in text and "for lane in T.vectorized" in text
+    assert "refused: pass 'mine.Broken'" in text
+
+
 def test_the_readme_lists_them_all() -> None:
     text = (TUTORIALS / "README.md").read_text()
     assert sorted(set(re.findall(r"\((\d\d_\w+\.py)\)", text))) == NAMES
