@@ -62,11 +62,21 @@ class ApplyScheduleRules:
                     f"schedule rule {kind} failed on the kernel {name!r}: {lines[-1]}; return None "
                     "for kernels that are not the rule's"
                 ) from error
-            if isinstance(found, s_tir.Schedule):
+            if isinstance(found, s_tir.Schedule) and _shapes(found.mod["main"]) == _shapes(func):
                 return found
             if found is not None:
                 raise CompileError(
-                    f"schedule rule {kind} gave {type(found).__name__} for the kernel {name!r}; "
-                    "expected a Schedule, or None"
+                    f"schedule rule {kind} gave {_what(found)} for the kernel {name!r}; expected "
+                    f"a Schedule of its function, with operands {_shapes(func)}, or None"
                 )
         return None
+
+
+def _what(found: object) -> str:
+    if isinstance(found, s_tir.Schedule):
+        return f"a Schedule with operands {_shapes(found.mod['main'])}"
+    return type(found).__name__
+
+
+def _shapes(func: tirx.PrimFunc) -> list[tuple[tuple[str, ...], str]]:
+    return [(tuple(str(n) for n in param.shape), str(param.dtype)) for param in func.params]

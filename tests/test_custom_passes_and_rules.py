@@ -9,6 +9,7 @@ import pytest
 import tvm
 from tvm import relax, s_tir
 from tvm.s_tir.dlight.base import ScheduleRule
+from tvm.script import tirx as T
 
 from decnn_tvm.compiler import compile_network
 from decnn_tvm.custom_passes import apply_passes
@@ -26,6 +27,14 @@ def tiny() -> Network:
         return op.mean(emit(op.nn.relu(emit(op.nn.conv2d(x, w)))), [2, 3])
 
     return Network("tiny", network(body, (1, 3, 6, 6), weights={"w": drawn(8, 3, 3, 3)}))
+
+
+@T.prim_func(s_tir=True)
+def other(a: T.Buffer((3,), "float32"), b: T.Buffer((3,), "float32")):
+    for i in range(3):
+        with T.sblock("copy"):
+            j = T.axis.spatial(3, i)
+            b[j] = a[j]
 
 
 def module_pass(change: Any) -> Any:
@@ -99,6 +108,7 @@ def test_the_first_rule_that_takes_a_kernel_wins(tiny: Network, tmp_path: Any) -
     ("result", "message"),
     [
         (lambda _: 3, "gave int for the kernel"),
+        (lambda _: s_tir.Schedule(other), r"gave a Schedule with operands .*'3'"),
         (_raise, "schedule rule _Rule failed on the kernel .*no idea"),
     ],
 )

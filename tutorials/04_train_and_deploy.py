@@ -40,7 +40,8 @@ torch.set_num_threads(1)
 # %%
 # Images
 # ------
-# Four classes: stripes of 0, 45, 90 and 135 degrees, of random width, place and noise.
+# Four classes: the grey changes along 0, 45, 90 or 135 degrees, in stripes of random width and
+# place, under noise.
 
 
 def stripes(count: int, seed: int) -> LabelledImages:
@@ -56,8 +57,9 @@ def stripes(count: int, seed: int) -> LabelledImages:
     return LabelledImages(pixels=noisy.clip(0, 255).astype("uint8"), labels=labels)
 
 
-names = ("horizontal", "rising", "vertical", "falling")
-data = ImageData(train=stripes(1024, seed=1), test=stripes(256, seed=2), classes=names)
+data = ImageData(
+    train=stripes(1024, seed=1), test=stripes(256, seed=2), classes=("0", "45", "90", "135")
+)
 batches = ImageBatches(data, mean=[0.5], std=[0.25], batch_size=64, augment=False)
 
 # %%
@@ -129,14 +131,20 @@ assert trained_accuracy > 0.5  # one in four would be chance
 # With mean and deviation given, workers take pixels and normalise them themselves, a quarter of the
 # bytes. ``wire="int8"`` does the same for what they exchange; its scales are found on images.
 
-pixels = [image[None].transpose(0, 3, 1, 2).copy() for image in data.test.pixels[:128]]
+
+def samples(images: np.ndarray) -> list[np.ndarray]:
+    """Return (N, H, W, C) pixels as N samples (1, C, H, W)."""
+    return list(np.ascontiguousarray(images.transpose(0, 3, 1, 2))[:, None])
+
+
+pixels = samples(data.test.pixels[:128])
 package = decnn_tvm.compile(
     trained,
     out / "stripes.pkg",
     workers=4,
     all_shares=False,
     wire="int8",
-    calibration=[image[None].transpose(0, 3, 1, 2).copy() for image in data.train.pixels[:32]],
+    calibration=samples(data.train.pixels[:32]),
     image_mean=[0.5],
     image_std=[0.25],
 )
