@@ -29,9 +29,9 @@ out.mkdir(exist_ok=True)
 # A network
 # ---------
 # Tune with the options that you compile with: how a network is split decides which layers there
-# are. This one is a small AlexNet with random weights, for a single device.
+# are. This one is the beginning of a ResNet-18 with random weights, for one device.
 
-model = zoo.small("alexnet", image_size=64, width=0.125, hidden=32)
+model = zoo.small("resnet18", image_size=32, blocks=(1,))
 network = decnn_tvm.load(model)
 
 # %%
@@ -89,7 +89,7 @@ assert not any(task.new for task in again.tasks)
 package = decnn_tvm.compile(
     network, out / "tuned.pkg", workers=1, winograd=False, records=out / "records"
 )
-image = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype="float32")
+image = np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype="float32")
 (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"input": image})
 with decnn_tvm.LocalCluster(1) as cluster, cluster.deploy(package) as session:
     logits = session.run(image)
