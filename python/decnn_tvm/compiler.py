@@ -17,6 +17,7 @@ import tvm
 from decnn_tvm import schedules
 from decnn_tvm.calibration import Sample, calibrate
 from decnn_tvm.channel_histogram import Method
+from decnn_tvm.custom_passes import apply_passes
 from decnn_tvm.errors import CompileError, PartitionError
 from decnn_tvm.group_counts import group_counts
 from decnn_tvm.network import Network
@@ -32,6 +33,8 @@ from decnn_tvm.plan import Strategy
 from decnn_tvm.targets import CpuTarget, resolve_target
 
 if TYPE_CHECKING:
+    from tvm.s_tir.dlight.base import ScheduleRule
+
     from decnn_tvm.tuning.records import Records
 
 logger = logging.getLogger(__name__)
@@ -61,6 +64,8 @@ def compile_network(
     winograd: bool | None = None,
     records: Path | str | None = None,
     shipped_records: bool = True,
+    passes: Sequence[tvm.transform.Pass] = (),
+    schedules: Sequence[ScheduleRule] = (),
     progress: Progress | None = None,
 ) -> Package:
     """Compile `network` for several devices and write the package to the folder `out`.
@@ -116,6 +121,11 @@ def compile_network(
     shipped_records : bool
         Use the measurements that come with the library, where it has some for a target, for layers
         that `records` does not know.
+    passes : sequence of tvm.transform.Pass
+        Your own passes over the whole network, batch norms folded, before it is spread over
+        devices. They must keep its inputs and outputs.
+    schedules : sequence of tvm.s_tir.dlight.base.ScheduleRule
+        Your own rules for kernels; the first that takes a kernel wins, before all records.
     progress : callable, optional
         Told of every step.
 
@@ -124,8 +134,8 @@ def compile_network(
     PartitionError
         The network can't be split so.
     CompileError
-        A target or an operator has no code, `out` holds something that is no package, or the input
-        is no image.
+        A target or an operator has no code, `out` holds something that is no package, the input is
+        no image, or one of `passes` or `schedules` fails.
     InputError
         Calibration without samples, or with some that do not suit the network.
     RecordsError
@@ -133,7 +143,7 @@ def compile_network(
     """
     path = Path(out)
     check_replaceable(path)
-    network = with_image_input(network, image_mean, image_std)
+    network = apply_passes(with_image_input(network, image_mean, image_std), passes)
     limits = _calibrator(wire, calibration, calibration_method)
     counts = group_counts(network, workers, shares, all_shares, strategy)
     resolved = _by_folder([resolve_target(target, cores=cores) for target in targets])
@@ -151,7 +161,7 @@ def compile_network(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / "package"
-        write_package(draft, split, resolved, measured, winograd, report, counts)
+        write_package(draft, split, resolved, measured, winograd, report, counts, schedules)
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)

@@ -24,10 +24,13 @@ from decnn_tvm.errors import CompileError
 from decnn_tvm.passes.use_blocked_layouts import UseBlockedLayouts
 from decnn_tvm.schedules.apply import ScheduleKernels
 from decnn_tvm.schedules.blocks import preferred_block
+from decnn_tvm.schedules.custom_rules import ApplyScheduleRules
 from decnn_tvm.schedules.legalize import legalize_map
 from decnn_tvm.schedules.row_slices import lower_row_slice
 
 if TYPE_CHECKING:
+    from tvm.s_tir.dlight.base import ScheduleRule
+
     from decnn_tvm.tuning.records import Records
 
 __all__ = ["build_stages", "lower_stages", "preferred_block"]
@@ -39,6 +42,7 @@ def build_stages(
     *,
     winograd: bool = False,
     records: Sequence[Records] = (),
+    schedules: Sequence[ScheduleRule] = (),
 ) -> relax.VMExecutable:
     """Compile every Relax function of `mod`.
 
@@ -57,6 +61,8 @@ def build_stages(
     records
         Measured schedules, the first that know a layer for `target` counting; other layers get the
         analytic ones.
+    schedules
+        A user's own rules, which come first.
 
     Returns
     -------
@@ -70,7 +76,9 @@ def build_stages(
     """
     mod = lower_stages(mod, target, winograd=winograd)
     with target:
-        mod = tvm.transform.Sequential([*record_passes(records), ScheduleKernels()])(mod)
+        mod = tvm.transform.Sequential(
+            [ApplyScheduleRules(schedules), *record_passes(records), ScheduleKernels()]
+        )(mod)
     return tvm.compile(mod, target=target)
 
 

@@ -18,6 +18,8 @@ from decnn_tvm.passes.split_stages import plan_of
 from decnn_tvm.targets import CpuTarget
 
 if TYPE_CHECKING:
+    from tvm.s_tir.dlight.base import ScheduleRule
+
     from decnn_tvm.tuning.records import Records
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -45,6 +47,7 @@ def write_package(
     winograd: bool,
     report: Reporter,
     counts: GroupCounts,
+    schedules: Sequence[ScheduleRule] = (),
 ) -> None:
     """Write a package from the stages for each number of groups on a device.
 
@@ -64,6 +67,8 @@ def write_package(
         Told of every step.
     counts : GroupCounts
         What the package is for.
+    schedules : sequence of tvm.s_tir.dlight.base.ScheduleRule
+        The user's own rules, asked before all others.
     """
     first = next(iter(split.values()))
     plan = plan_of(first)
@@ -80,6 +85,7 @@ def write_package(
                 target.target,
                 winograd=winograd,
                 records=measured[folder],
+                schedules=schedules,
             )
             path = draft / paths[count]
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ def split_options(options: argparse.Namespace) -> dict[str, Any]:
         "row_tiles",
         "winograd",
     )
-    return {name: getattr(options, name) for name in names}
+    return {name: getattr(options, name) for name in (*names, "winograd")}
 
 
 def add_keys(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ import tvm_ffi
 
 from decnn_tvm.calibration import unit_limits
 from decnn_tvm.compiler import split_network, uses_winograd, with_image_input
+from decnn_tvm.custom_passes import apply_passes
 from decnn_tvm.lowering import lower_stages
 from decnn_tvm.network import Network
 from decnn_tvm.plan import Strategy
@@ -55,6 +56,7 @@ def tune(
     tracker: str | None = None,
     key: str | None = None,
     timeout: float = TIMEOUT,
+    passes: Sequence[Any] = (),
     progress: ProgressCallback | None = None,
     runner: Runner | None = None,
 ) -> TuningReport:
@@ -81,6 +83,8 @@ def tune(
         machine is measured.
     timeout : float
         Seconds that building, or timing, one candidate may take. A late one fails.
+    passes : sequence of tvm.transform.Pass
+        As for `decnn_tvm.compile`: they decide which layers there are, too.
     progress : callable, optional
         Told after each candidate.
     runner : Runner, optional
@@ -103,7 +107,7 @@ def tune(
     records = Records(database, create=True)
     if boards is not None:
         boards.check()
-    network = with_image_input(network, image_mean, image_std)
+    network = apply_passes(with_image_input(network, image_mean, image_std), passes)
     split = split_network(
         network,
         workers,
