@@ -8,11 +8,23 @@ Nothing here does I/O.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from decnn_tvm.errors import PartitionError
-from decnn_tvm.plan import PAD, Host, Indices, Movement, Partial, Plan, Replicated, Sharded, Value
+from decnn_tvm.plan import (
+    PAD,
+    WIRE_BYTES,
+    Host,
+    Indices,
+    Movement,
+    Partial,
+    Plan,
+    Replicated,
+    Sharded,
+    Value,
+)
 
 HOST = -1
 """The coordinator's place in a transfer; devices count from 0."""
@@ -40,6 +52,12 @@ class Transfer:
     axis: int
     runs: tuple[Run, ...]
     reduce: bool
+
+
+def payload_bytes(value: Value, transfer: Transfer) -> int:
+    """Return the bytes that a transfer moves of `value`, its source; a header comes on top."""
+    elements = math.prod(value.shape) // value.shape[transfer.axis]
+    return elements * sum(run.length for run in transfer.runs) * WIRE_BYTES[value.dtype]
 
 
 def check_assignment(plan: Plan, assignment: Sequence[Indices]) -> None:

@@ -17,6 +17,7 @@ sample (`oldest_first`), so that results leave in order and the window moves on.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -104,18 +105,26 @@ def moves_of(plan: Plan, assignment: Sequence[Indices], rank: int) -> tuple[Move
 
     One whose target on this rank is padding alone has no transfers, and counts.
     """
+    return all_moves(plan, assignment)[rank]
+
+
+def all_moves(plan: Plan, assignment: Sequence[Indices]) -> dict[int, tuple[Move, ...]]:
+    """Return the movements of every rank, the coordinator's too; see `moves_of`."""
     check_assignment(plan, assignment)
-    moves = []
+    moves: dict[int, list[Move]] = {rank: [] for rank in (HOST, *range(len(assignment)))}
     for index, movement in enumerate(plan.movements):
-        parts = transfers(plan, movement, assignment)
-        outgoing = tuple(t for t in parts if t.source == rank != t.target)
-        incoming = tuple(
-            sorted((t for t in parts if t.target == rank), key=lambda t: (t.source, t.target))
-        )
-        holds = rank != HOST and not isinstance(plan.value(movement.target).placement, Host)
-        if outgoing or incoming or holds:
-            moves.append(Move(index, movement.source, movement.target, outgoing, incoming))
-    return tuple(moves)
+        outgoing, incoming = defaultdict(list), defaultdict(list)
+        for transfer in transfers(plan, movement, assignment):
+            incoming[transfer.target].append(transfer)
+            if transfer.source != transfer.target:
+                outgoing[transfer.source].append(transfer)
+        on_devices = not isinstance(plan.value(movement.target).placement, Host)
+        for rank, own in moves.items():
+            if rank in outgoing or rank in incoming or (on_devices and rank != HOST):
+                sent = tuple(outgoing.get(rank, ()))
+                got = sorted(incoming.get(rank, ()), key=lambda t: (t.source, t.target))
+                own.append(Move(index, movement.source, movement.target, sent, tuple(got)))
+    return {rank: tuple(own) for rank, own in moves.items()}
 
 
 def largest_payload(plan: Plan) -> int:
