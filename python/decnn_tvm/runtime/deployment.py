@@ -25,6 +25,7 @@ from decnn_tvm.runtime.heartbeat import Watch
 from decnn_tvm.runtime.library import StageLibrary, empty_pool
 from decnn_tvm.runtime.machine import choose_target, memory, reset_peak, this_machine, trim
 from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.stage_timing import time_stages
 from decnn_tvm.runtime.transport import ZmqTransport
 from decnn_tvm.runtime.weights import DeviceWeights
 from decnn_tvm.runtime.wire import MAX_PAYLOAD, Header
@@ -238,6 +239,20 @@ class Deployment:
             **device_status(self._counters, self._library, self._engine),
             "peak_bytes": max(0, memory().peak - self._idle_bytes),
         }
+
+    def time_stages(self, seconds: float) -> list[dict[str, Any]]:
+        """Return what `decnn_tvm.runtime.stage_timing.time_stages` measures here."""
+        engine, library, request = self._engine, self._library, self._request
+        if engine is None or library is None or request is None:
+            raise ClusterError("this worker owns no channel groups, so it has no stages to time.")
+        groups = len(request.assignment[request.rank])
+        return time_stages(library, engine.executor.plan, groups, seconds)
+
+    def probe(self, target: int, size: int, count: int) -> dict[str, Any]:
+        """Return what `decnn_tvm.runtime.probing.Probes.measure` finds from here to a rank."""
+        if self._engine is None:
+            raise ClusterError("this worker owns no channel groups, so it sends no probes.")
+        return self._engine.probes.measure(target, size, count)
 
     @property
     def orphaned(self) -> bool:
