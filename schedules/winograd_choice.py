@@ -24,10 +24,11 @@ _FLOAT = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WinogradPlan:
-    """The parameters of a `winograd_convolution`."""
+    """The parameters of a `winograd_convolution`, and the cycles that it is estimated to take."""
 
     tile: Tile
     band: int
+    cycles: float
 
 
 def choose_winograd(
@@ -66,7 +67,7 @@ def choose_winograd(
     theirs = cycles(direct, choose_tile(direct)) + streaming_cycles(KERNEL * KERNEL * weights)
     if theirs < LEAST_GAIN * ours:
         return None
-    return WinogradPlan(tile=tile, band=units * tile.rows)
+    return WinogradPlan(tile=tile, band=units * tile.rows, cycles=ours)
 
 
 def _units_per_band(rows: int, unit_bytes: int) -> int:

@@ -153,7 +153,7 @@ class _Inspector:
             name=_name(weights) or f"{kind.rpartition('.')[2]}_{index}",
             kind=kind,
             shape=tuple(int(extent) for extent in outputs[0].shape),
-            macs=_macs(call, kind),
+            macs=call_macs(call),
             parameters=sum(math.prod(static_shape(weight)) for weight in weights),
             activation_bytes=sum(_bytes(ty) for ty in outputs),
             groups=groups,
@@ -229,7 +229,9 @@ def _name(weights: list[relax.Var]) -> str:
     return str(weights[0].name).removesuffix(".weight") if weights else ""
 
 
-def _macs(call: relax.Call, kind: str) -> int:
+def call_macs(call: relax.Call) -> int:
+    """Return the multiply-accumulates of one operator."""
+    kind = _WEIGHTED.get(_operator(call))
     if kind == "dense":
         return math.prod(static_shape(call)) * static_shape(call.args[0])[-1]
     if kind == "conv2d":
