@@ -21,12 +21,11 @@ from decnn_tvm.plan import (
     Stage,
     Value,
     Weight,
-    from_ranges,
     nbytes,
     placement_from_json,
     placement_to_json,
-    to_ranges,
 )
+from decnn_tvm.plan_placements import from_ranges, to_ranges
 from decnn_tvm.transfers import HOST, Run, check_assignment, transfers
 
 SHAPE = (1, 8, 2, 2)

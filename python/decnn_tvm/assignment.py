@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which device owns which channel groups: contiguous, as even as possible, bigger shares first."""
+"""Which device owns which groups: contiguous, as even as possible, bigger shares first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def even_shares(groups: int, devices: int) -> tuple[int, ...]:
 def assign_groups(
     plan: Plan, devices: int, shares: Sequence[int] | None = None
 ) -> tuple[Indices, ...]:
-    """Return the channel groups of each device.
+    """Return the groups of each device.
 
     Parameters
     ----------
@@ -40,12 +40,24 @@ def assign_groups(
     if len(counts) != devices or sum(counts) != plan.groups or min(counts, default=0) < 1:
         raise PartitionError(
             f"shares {list(counts)} of {plan.model!r}: expected {devices} numbers of at least 1 "
-            f"(one for each worker) that add up to its {plan.groups} channel groups. "
+            f"(one for each worker) that add up to its {plan.groups} {plan.unit}. "
             f"The even shares are {list(even_shares(plan.groups, devices))}."
         )
     starts = [sum(counts[:device]) for device in range(devices)]
     pairs = zip(starts, counts, strict=True)
     return tuple(tuple(range(start, start + count)) for start, count in pairs)
+
+
+def owners_of_sample(plan: Plan, assignment: Sequence[Indices], sample: int) -> Sequence[Indices]:
+    """Return who works on one sample: everybody, or of replicas the one whose turn it is.
+
+    What the others own is left empty, so that `transfers` and the steps of a rank, which know
+    nothing of turns, concern the one replica alone.
+    """
+    if plan.strategy != "replicas":
+        return assignment
+    turn = sample % plan.groups
+    return tuple(groups if turn in groups else () for groups in assignment)
 
 
 def _too_many(plan: Plan, devices: int) -> str:
@@ -56,6 +68,6 @@ def _too_many(plan: Plan, devices: int) -> str:
             "workers. Use fewer workers, or decouple it with more groups."
         )
     return (
-        f"{limit}split into G={plan.groups} channel groups, so at most {plan.groups} workers. "
+        f"{limit}split into G={plan.groups} {plan.unit}, so at most {plan.groups} workers. "
         "Use fewer workers, or compile it for more."
     )

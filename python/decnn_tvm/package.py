@@ -7,7 +7,7 @@
     estimates.json                     what the cost model says of every stage
     lib/TARGET/groups1.so …            one library per target and number of groups on a device
     weights/shared.safetensors         weights that every device holds whole
-    weights/group0.safetensors …       canonical (unpacked) weight slices of one channel group
+    weights/group0.safetensors …       canonical (unpacked) weights, or slices of them, of one group
 
 Reading needs NumPy and safetensors alone.
 """
@@ -52,7 +52,7 @@ class TargetLibraries:
     features : tuple of str
         CPU features that the code uses, as in the flags of ``/proc/cpuinfo``.
     libraries : dict of int to str
-        Number of channel groups to the library's path in the package.
+        Number of groups to the library's path in the package; one library may serve several.
     """
 
     target: dict[str, Any]
@@ -218,7 +218,7 @@ class Package:
         libraries = self.manifest.targets[target].libraries
         if group_count not in libraries:
             raise PackageError(
-                f"{self.path}: no library for {group_count} channel groups on a "
+                f"{self.path}: no library for {group_count} {self.plan.unit} on a "
                 f"device (there: {sorted(libraries)}). Compile with these shares."
             )
         return libraries[group_count]
@@ -253,7 +253,7 @@ def write_weights(path: Path, plan: Plan, weights: Mapping[str, Sequence[Array]]
     files: dict[str, dict[str, Array]] = {}
     for weight in plan.weights:
         for group, tensor in enumerate(weights[weight.name]):
-            name = weights_file(None if weight.combine == "replicate" else group)
+            name = weights_file(weight.group if weight.combine == "replicate" else group)
             files.setdefault(name, {})[weight.name] = np.ascontiguousarray(tensor)
     for name, tensors in files.items():
         save_file(tensors, path / name)

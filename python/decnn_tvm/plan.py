@@ -1,11 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plan: all that compiler and runtime share.
 
-A plan says which tensors live between stages, how each is spread over *channel groups*, which
-stage functions a device calls, and which movements carry tensors between them. It knows groups,
-not devices: a device owns any subset of the groups, and `decnn_tvm.assignment` turns a plan and
-an assignment of groups to devices into the transfers of each movement. So one plan, and one
-library per number of groups, serve every number of devices.
+A plan says which tensors live between stages, how each is spread over *groups*, which stage
+functions a device calls, and which movements carry tensors between them. It knows groups, not
+devices: a device owns any subset of the groups, and `decnn_tvm.assignment` turns a plan and an
+assignment of groups to devices into the transfers of each movement. So one plan, and one library
+per number of groups, serve every number of devices. What a group is depends on the strategy:
+
+==========  ==================  ====================================================================
+strategy    a group is          and its owner computes
+==========  ==================  ====================================================================
+channels    a channel group     these channels of every layer
+rows        a strip of rows     these rows of every feature map; a device's strips are neighbours
+pipeline    a pipeline stage    these layers, the stages of the plan whose `Stage.group` it is
+replicas    a turn              the whole network, for the samples s with s mod `Plan.groups` = turn
+single      everything          the whole network
+==========  ==================  ====================================================================
 
 Everything here is frozen data, saved as JSON; nothing imports TVM.
 """
@@ -20,6 +30,61 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from decnn_tvm.errors import PackageError
+from decnn_tvm.plan_placements import (
+    PAD,
+    Host,
+    Indices,
+    Owned,
+    Partial,
+    Placement,
+    Replicated,
+    Sharded,
+    Strips,
+    held,
+    holds,
+    local_shape,
+    placement_from_json,
+    placement_to_json,
+)
+
+__all__ = [
+    "PAD",
+    "STRATEGIES",
+    "WIRE_BYTES",
+    "Host",
+    "Indices",
+    "Movement",
+    "Owned",
+    "Partial",
+    "Placement",
+    "Plan",
+    "Replicated",
+    "Sharded",
+    "Stage",
+    "Strategy",
+    "Strips",
+    "Value",
+    "Weight",
+    "held",
+    "holds",
+    "local_shape",
+    "nbytes",
+    "placement_from_json",
+    "placement_to_json",
+]
+
+Strategy: TypeAlias = Literal["channels", "rows", "pipeline", "replicas", "single"]
+
+STRATEGIES: Mapping[str, str] = MappingProxyType(
+    {
+        "channels": "channel groups",
+        "rows": "row strips",
+        "pipeline": "pipeline stages",
+        "replicas": "turns",
+        "single": "channel groups",
+    }
+)
+"""The ways to use several devices, and what messages call the groups of each."""
 
 WIRE_BYTES: Mapping[str, int] = MappingProxyType(
     {
@@ -30,65 +95,6 @@ WIRE_BYTES: Mapping[str, int] = MappingProxyType(
     }
 )
 """Element types that a message may hold, and their sizes."""
-
-PAD = -1
-"""Index of a padding channel: it holds nothing, its weights are zero, nobody reads it."""
-
-Indices: TypeAlias = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Replicated:
-    """Every device holds the whole tensor."""
-
-
-@dataclass(frozen=True, slots=True)
-class Partial:
-    """Every device holds a summand of the tensor; the value is the sum over devices."""
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """The tensor lives at the coordinator: a network input or output."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sharded:
-    """Each channel group holds some indices of one axis.
-
-    Attributes
-    ----------
-    axis : int
-        The axis that is spread.
-    groups : tuple of tuple of int
-        For each channel group the global indices it holds, in local order; `PAD` for padding.
-        All groups hold equally many, so one program serves every group. Sets may overlap.
-        A device with several groups holds their concatenation, in ascending group order.
-    """
-
-    axis: int
-    groups: tuple[Indices, ...]
-
-    def __post_init__(self) -> None:
-        if len({len(group) for group in self.groups}) != 1:
-            raise ValueError(f"groups of unequal size: {[len(g) for g in self.groups]}")
-
-    @property
-    def extent(self) -> int:
-        """Elements along the axis that one group holds, padding included."""
-        return len(self.groups[0])
-
-
-Placement: TypeAlias = Replicated | Partial | Host | Sharded
-
-
-def local_shape(shape: tuple[int, ...], placement: Placement, group_count: int) -> tuple[int, ...]:
-    """Return the shape of a tensor on a device that owns `group_count` channel groups."""
-    if not isinstance(placement, Sharded):
-        return shape
-    local = list(shape)
-    local[placement.axis] = placement.extent * group_count
-    return tuple(local)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +113,8 @@ class Value:
         How it is spread.
     block : int
         Channels per block of the boundary layout: the tensor is stored as
-        ``(N, C/block, H, W, block)``; 1 is plain NCHW. Every transfer starts and ends on a block,
-        so in bytes a run of channels is contiguous in either layout (for batch 1).
+        ``(N, C/block, H, W, block)``; 1 is plain NCHW. Every transfer of channels starts and ends
+        on a block, so in bytes a run of them is contiguous in either layout (for batch 1).
     """
 
     name: str
@@ -118,11 +124,11 @@ class Value:
     block: int = 1
 
     def local_shape(self, group_count: int) -> tuple[int, ...]:
-        """Logical shape on a device that owns `group_count` groups."""
+        """Logical shape on a device that holds it and owns `group_count` groups."""
         return local_shape(self.shape, self.placement, group_count)
 
     def physical_shape(self, group_count: int) -> tuple[int, ...]:
-        """Shape of the stage function's argument on a device with `group_count` groups."""
+        """Shape of the stage function's argument on such a device."""
         shape = self.local_shape(group_count)
         if self.block == 1:
             return shape
@@ -147,6 +153,8 @@ class Weight:
         sum: one group holds the value, the others zeros.
     axis : int
         The axis of "concat".
+    group : int, optional
+        The only group whose owner has a weight of "replicate"; every device has it by default.
     """
 
     name: str
@@ -154,6 +162,7 @@ class Weight:
     dtype: str
     combine: Literal["replicate", "concat", "sum"]
     axis: int = 0
+    group: int | None = None
 
     def local_shape(self, group_count: int) -> tuple[int, ...]:
         """Shape on a device that owns `group_count` groups."""
@@ -166,12 +175,20 @@ class Weight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One call of compiled code: ``function(*inputs, *weights) -> outputs``, all value names."""
+    """One call of compiled code: ``function(*inputs, *weights) -> outputs``, all value names.
+
+    `group` is the group whose owner alone runs it; every device does where it is None.
+    """
 
     function: str
     inputs: tuple[str, ...]
     weights: tuple[str, ...]
     outputs: tuple[str, ...]
+    group: int | None = None
+
+    def runs_on(self, groups: Sequence[int]) -> bool:
+        """Tell whether a device with these groups runs it."""
+        return bool(groups) if self.group is None else self.group in groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,8 +196,8 @@ class Movement:
     """A change of placement: `source` becomes `target`, another value with the same content.
 
     `kind` names the collective (input, output, all_to_all, all_gather, reduce_scatter,
-    all_reduce, local) for people; the transfers follow from the two placements alone. `wire` is the
-    element type that travels, which both values have.
+    all_reduce, halo, point_to_point, local) for people; the transfers follow from the two
+    placements alone. `wire` is the element type that travels, which both values have.
     """
 
     source: str
@@ -194,10 +211,11 @@ class Movement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A network split by channel groups.
+    """A network split by groups.
 
     `stages` stand in the order in which every device runs them. `decoupled` is true where the
     groups are those of the network's own group convolutions, so there can't be more devices.
+    `strategy` says what a group is.
     """
 
     model: str
@@ -209,6 +227,12 @@ class Plan:
     weights: tuple[Weight, ...]
     stages: tuple[Stage, ...]
     movements: tuple[Movement, ...]
+    strategy: Strategy = "channels"
+
+    @property
+    def unit(self) -> str:
+        """What messages call its groups, in the plural."""
+        return STRATEGIES[self.strategy]
 
     def value(self, name: str) -> Value:
         """Return the value called `name`."""
@@ -265,6 +289,8 @@ def _check(plan: Plan) -> None:
     """Raise ValueError where the parts of a plan do not fit each other."""
     if not isinstance(plan.groups, int) or plan.groups < 1:
         raise ValueError(f"groups {plan.groups!r}")
+    if plan.strategy not in STRATEGIES:
+        raise ValueError(f"strategy {plan.strategy!r}")
     values, weights = [v.name for v in plan.values], [w.name for w in plan.weights]
     for names in (values, weights):
         if len(set(names)) != len(names):
@@ -280,6 +306,11 @@ def _check(plan: Plan) -> None:
             raise ValueError(f"{value.name!r} is of {value.dtype!r}")
         if isinstance(value.placement, Sharded) and len(value.placement.groups) != plan.groups:
             raise ValueError(f"{value.name!r} is not over {plan.groups} groups")
+        if isinstance(value.placement, Owned) and not 0 <= value.placement.group < plan.groups:
+            raise ValueError(f"{value.name!r} is owned by none of {plan.groups} groups")
+    owners = {part.group for parts in (plan.stages, plan.weights) for part in parts} - {None}
+    if not owners <= {*range(plan.groups)}:
+        raise ValueError(f"stages or weights of the groups {owners}, of {plan.groups}")
     dtypes = {value.name: value.dtype for value in plan.values}
     for movement in plan.movements:
         if {dtypes[movement.source], dtypes[movement.target]} != {movement.wire}:
@@ -294,42 +325,6 @@ def _value_from_json(entry: dict[str, Any]) -> Value:
     return Value(**{**entry, "shape": _tuple(entry["shape"]), "placement": placement})
 
 
-def placement_to_json(placement: Placement) -> dict[str, Any]:
-    """Return a placement as JSON data."""
-    if isinstance(placement, Sharded):
-        groups = [to_ranges(group) for group in placement.groups]
-        return {"kind": "sharded", "axis": placement.axis, "groups": groups}
-    return {"kind": type(placement).__name__.lower()}
-
-
-def placement_from_json(data: dict[str, Any]) -> Placement:
-    """Read what `placement_to_json` wrote."""
-    if data["kind"] == "sharded":
-        groups = tuple(from_ranges(ranges) for ranges in data["groups"])
-        return Sharded(data["axis"], groups)
-    whole: dict[str, type[Replicated | Partial | Host]]
-    whole = {"replicated": Replicated, "partial": Partial, "host": Host}
-    return whole[data["kind"]]()
-
-
-def to_ranges(indices: Indices) -> list[list[int]]:
-    """Write indices as ``[start, step, count]`` ranges."""
-    ranges: list[list[int]] = []
-    for index in indices:
-        if ranges:
-            start, step, count = ranges[-1]
-            if count == 1 or index == start + step * count:
-                ranges[-1] = [start, index - start if count == 1 else step, count + 1]
-                continue
-        ranges.append([index, 1, 1])
-    return ranges
-
-
-def from_ranges(ranges: Iterable[Sequence[int]]) -> Indices:
-    """Read what `to_ranges` wrote."""
-    return tuple(start + step * i for start, step, count in ranges for i in range(count))
-
-
 def nbytes(value: Value, group_count: int) -> int:
-    """Return the bytes of `value` on a device with `group_count` groups."""
+    """Return the bytes of `value` on a device that holds it and owns `group_count` groups."""
     return math.prod(value.local_shape(group_count)) * WIRE_BYTES[value.dtype]

@@ -21,9 +21,11 @@ from decnn_tvm.plan import (
     Movement,
     Partial,
     Plan,
-    Replicated,
     Sharded,
+    Strips,
     Value,
+    held,
+    holds,
 )
 
 HOST = -1
@@ -63,6 +65,8 @@ def payload_bytes(value: Value, transfer: Transfer) -> int:
 def check_assignment(plan: Plan, assignment: Sequence[Indices]) -> None:
     """Check that every group has exactly one device; a device without groups is a spare.
 
+    Strips of one device must be neighbours.
+
     Raises
     ------
     PartitionError
@@ -71,9 +75,15 @@ def check_assignment(plan: Plan, assignment: Sequence[Indices]) -> None:
     assigned = sorted(group for groups in assignment for group in groups)
     if assigned != list(range(plan.groups)):
         raise PartitionError(
-            f"assignment {list(assignment)} of {plan.model!r}: each of the {plan.groups} channel "
-            "groups needs exactly one device."
+            f"assignment {list(assignment)} of {plan.model!r}: each of the {plan.groups} "
+            f"{plan.unit} needs exactly one device."
         )
+    for groups in assignment if plan.strategy == "rows" else ():
+        if groups and max(groups) - min(groups) != len(groups) - 1:
+            raise PartitionError(
+                f"assignment {list(assignment)} of {plan.model!r}: the row strips {list(groups)} "
+                "of one device are no neighbours."
+            )
 
 
 def transfers(plan: Plan, movement: Movement, assignment: Sequence[Indices]) -> list[Transfer]:
@@ -83,12 +93,12 @@ def transfers(plan: Plan, movement: Movement, assignment: Sequence[Indices]) -> 
     """
     source, target = plan.value(movement.source), plan.value(movement.target)
     axis = _axis(source, target)
-    held = _layouts(source, axis, assignment)
+    sources = _layouts(source, axis, assignment)
     needed = _layouts(target, axis, assignment)
     reduce = isinstance(source.placement, Partial)
     result = []
     for receiver, wanted in needed.items():
-        pairs = _reduce_pairs(wanted, held) if reduce else _copy_pairs(receiver, wanted, held)
+        pairs = _reduce_pairs(wanted, sources) if reduce else _copy_pairs(receiver, wanted, sources)
         for sender, positions in pairs.items():
             runs = tuple(_runs(positions))
             if runs:
@@ -100,34 +110,32 @@ def transfers(plan: Plan, movement: Movement, assignment: Sequence[Indices]) -> 
 
 def _axis(source: Value, target: Value) -> int:
     for value in (source, target):
-        if isinstance(value.placement, Sharded):
+        if isinstance(value.placement, Sharded | Strips):
             return value.placement.axis
     return min(1, len(source.shape) - 1)
 
 
 def _layouts(value: Value, axis: int, assignment: Sequence[Indices]) -> dict[int, Indices]:
     """Return for each participant that holds `value` the global indices it holds, in order."""
-    placement = value.placement
-    if isinstance(placement, Sharded):
-        return {
-            device: tuple(index for group in sorted(groups) for index in placement.groups[group])
-            for device, groups in enumerate(assignment)
-            if groups
-        }
-    whole = tuple(range(value.shape[axis]))
+    placement, extent = value.placement, value.shape[axis]
     if isinstance(placement, Host):
-        return {HOST: whole}
-    assert isinstance(placement, Replicated | Partial)
-    return {device: whole for device, groups in enumerate(assignment) if groups}
+        return {HOST: tuple(range(extent))}
+    return {
+        device: held(placement, extent, groups)
+        for device, groups in enumerate(assignment)
+        if holds(placement, groups)
+    }
 
 
 _Positions = list[tuple[int, int]]
 
 
-def _copy_pairs(receiver: int, wanted: Indices, held: dict[int, Indices]) -> dict[int, _Positions]:
+def _copy_pairs(
+    receiver: int, wanted: Indices, sources: dict[int, Indices]
+) -> dict[int, _Positions]:
     where: dict[int, tuple[int, int]] = {}
-    for sender in sorted(held, key=lambda s: s != receiver):
-        for position, index in enumerate(held[sender]):
+    for sender in sorted(sources, key=lambda s: s != receiver):
+        for position, index in enumerate(sources[sender]):
             if index != PAD:
                 where.setdefault(index, (sender, position))
     pairs: dict[int, _Positions] = {}
@@ -138,9 +146,9 @@ def _copy_pairs(receiver: int, wanted: Indices, held: dict[int, Indices]) -> dic
     return pairs
 
 
-def _reduce_pairs(wanted: Indices, held: dict[int, Indices]) -> dict[int, _Positions]:
+def _reduce_pairs(wanted: Indices, sources: dict[int, Indices]) -> dict[int, _Positions]:
     positions = [(index, position) for position, index in enumerate(wanted) if index != PAD]
-    return {sender: positions for sender in held}
+    return {sender: positions for sender in sources}
 
 
 def _runs(positions: Iterable[tuple[int, int]]) -> Iterable[Run]:

@@ -41,7 +41,7 @@ def test_one_device_exchanges_nothing(hand_net) -> None:
 
 def test_uses_count_the_readers_of_a_value(hand_net) -> None:
     plan = hand_net.package.plan
-    uses = uses_of(plan, moves_of(plan, TWO, 0), 0)
+    uses = uses_of(plan, moves_of(plan, TWO, 0), range(len(plan.stages)))
     assert uses == {"x_all": 1, "a": 2, "b": 1, "p": 1}
 
 

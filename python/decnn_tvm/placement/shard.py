@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from decnn_tvm.placement.ownership import Groups
-from decnn_tvm.plan import PAD, Indices, from_ranges, to_ranges
+from decnn_tvm.plan import PAD, Indices
+from decnn_tvm.plan_placements import from_ranges, to_ranges
 
 Array = npt.NDArray[Any]
 

@@ -14,9 +14,16 @@ from dataclasses import dataclass
 from decnn_tvm.errors import PackageError
 from decnn_tvm.plan import Value
 from decnn_tvm.runtime.steps import Move
-from decnn_tvm.runtime.tensors import Array, Moved, aligned_empty, aligned_zeros, pieces_of
+from decnn_tvm.runtime.tensors import (
+    Array,
+    Moved,
+    aligned_empty,
+    aligned_zeros,
+    padding_of,
+    pieces_of,
+)
 from decnn_tvm.runtime.wire import WireError
-from decnn_tvm.transfers import Transfer
+from decnn_tvm.transfers import Run, Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,10 @@ class Look:
         """
         source = Moved(values[move.source], counts[transfer.source], transfer.axis)
         target = Moved(values[move.target], counts[transfer.target], transfer.axis)
-        if source.block != target.block or source.view_shape[::2] != target.view_shape[::2]:
+        if (
+            source.value.block != target.value.block
+            or source.view_shape[::2] != target.view_shape[::2]
+        ):
             raise PackageError(
                 f"plan: {move.source!r} -> {move.target!r}: layouts {source.shape} and "
                 f"{target.shape} differ beyond the moved axis. Compile the package again."
@@ -82,15 +92,15 @@ class Arrival:
         """
         if transfer.source not in self.missing:
             raise WireError(f"{self._move.target}: the part from {transfer.source} came twice")
-        pieces = [
-            (look.target.span(run.target, run.length), piece)
-            for run, piece in pieces_of(look.source, payload, transfer.runs)
-        ]
-        if transfer.reduce:
-            self._summands[transfer.source] = pieces
-        else:
-            self._write(look.target, pieces)
-        self.missing.discard(transfer.source)
+        self._put(transfer, look, pieces_of(look.source, payload, transfer.runs))
+
+    def copy(self, transfer: Transfer, look: Look, array: Array) -> None:
+        """Take in this rank's own part of `array`."""
+        view = look.source.view(array)
+        runs = transfer.runs
+        self._put(
+            transfer, look, [(r, view[:, look.source.span(r.source, r.length)]) for r in runs]
+        )
 
     def value(self, target: Moved) -> Array:
         """Return the value; nothing may be missing."""
@@ -104,6 +114,14 @@ class Arrival:
                 view[:, span] += piece
         return total if target.value.dtype == "float32" else total.astype(target.value.dtype)
 
+    def _put(self, transfer: Transfer, look: Look, parts: Sequence[tuple[Run, Array]]) -> None:
+        pieces = [(look.target.span(run.target, run.length), part) for run, part in parts]
+        if transfer.reduce:
+            self._summands[transfer.source] = pieces
+        else:
+            self._write(look.target, pieces)
+        self.missing.discard(transfer.source)
+
     def _write(self, target: Moved, pieces: Sequence[tuple[slice, Array]]) -> None:
         if self._buffer is None:
             self._buffer = self._make_buffer(target)
@@ -112,7 +130,9 @@ class Arrival:
             view[:, span] = piece
 
     def _make_buffer(self, target: Moved) -> Array:
-        """Return a buffer for the value; zeros where padding stays unwritten."""
+        """Return a buffer for the value; full of padding where some of it stays unwritten."""
         filled = sum(run.length for t in self._move.incoming for run in t.runs)
         full = filled == target.view_shape[1] * target.block
-        return (aligned_empty if full else aligned_zeros)(target.shape, target.value.dtype)
+        if full:
+            return aligned_empty(target.shape, target.value.dtype)
+        return padding_of(target.value, target.shape)

@@ -347,19 +347,21 @@ class Deployment:
         self._verified.update(names)
         path = package.file(package.library(target, len(groups)))
         try:
-            self._library = StageLibrary(path, package.plan, DeviceWeights(package, groups))
+            weights = DeviceWeights(package, groups)
+            self._library = StageLibrary(path, package.plan, weights, groups)
         except MemoryError as error:
-            raise MemoryShortage(f"{len(groups)} channel groups: {error}.") from error
+            share = f"{len(groups)} {package.plan.unit}"
+            raise MemoryShortage(f"{share}: {error}.") from error
         trim()
-        self._check_limit(len(groups))
+        self._check_limit(f"{len(groups)} {package.plan.unit}")
         self._loaded = (target, groups)
 
-    def _check_limit(self, count: int) -> None:
+    def _check_limit(self, share: str) -> None:
         taken = memory().resident
         if self._limit is not None and taken > self._limit:
             self._unload()
             trim()
             raise MemoryShortage(
-                f"{count} channel groups take {taken / 1e6:.1f} MB with the worker itself; "
+                f"{share} take {taken / 1e6:.1f} MB with the worker itself; "
                 f"its limit is {self._limit / 1e6:.1f} MB."
             )

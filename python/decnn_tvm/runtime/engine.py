@@ -233,7 +233,7 @@ class Engine:
             "compute", sample, stage.function, start
         )
         log_context.leave()
-        self.counters.samples += stage_index == len(self.executor.plan.stages) - 1
+        self.counters.samples += self.executor.is_last(sample, stage_index)
 
 
 def device_status(counters: Counters, runner: object, engine: Engine | None) -> dict[str, Any]:

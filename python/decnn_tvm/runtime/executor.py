@@ -14,10 +14,11 @@ from typing import TypeAlias
 import numpy as np
 
 from decnn_tvm.errors import PackageError
-from decnn_tvm.plan import Host, Indices, Plan
+from decnn_tvm.plan import Indices, Plan
 from decnn_tvm.runtime.arrivals import Arrival, Look
-from decnn_tvm.runtime.steps import Move, moves_of, oldest_first, steps_of, uses_of
-from decnn_tvm.runtime.tensors import Array, aligned_zeros, payload_of
+from decnn_tvm.runtime.route import Route
+from decnn_tvm.runtime.steps import Move, oldest_first
+from decnn_tvm.runtime.tensors import Array, padding_of, payload_of
 from decnn_tvm.runtime.wire import Buffer, Message, WireError
 from decnn_tvm.transfers import HOST, Transfer
 
@@ -42,6 +43,7 @@ class Outgoing:
 class _Sample:
     """The state of one sample."""
 
+    route: Route
     values: dict[str, Array] = field(default_factory=dict)
     uses: dict[str, int] = field(default_factory=dict)
     arrivals: dict[int, Arrival] = field(default_factory=dict)
@@ -80,28 +82,12 @@ class Executor:
         next_sample: int = 0,
     ) -> None:
         self.plan, self.rank = plan, rank
-        self.steps = steps_of(plan, assignment, rank)
-        self.moves = {move.index: move for move in moves_of(plan, assignment, rank)}
-        self._moves_of: dict[str, list[Move]] = {}
-        for move in self.moves.values():
-            self._moves_of.setdefault(move.source, []).append(move)
+        self._groups = assignment[rank] if rank != HOST else ()
+        # Without turns there is one route, and with them one for each.
+        turns = range(plan.groups if plan.strategy == "replicas" else 1)
+        self._routes = [Route.of(plan, assignment, rank, turn) for turn in turns]
         self._values = {value.name: value for value in plan.values}
-        self._counts = {HOST: 1, **{d: len(groups) for d, groups in enumerate(assignment)}}
-        self._uses = uses_of(plan, self.moves.values(), rank)
-        self._stages = range(len(plan.stages)) if rank != HOST else range(0)
         self._keep = frozenset(plan.outputs if rank == HOST else ())
-        self._looks = {
-            (move.index, transfer.source, transfer.target): Look.of(
-                self._values, self._counts, move, transfer
-            )
-            for move in self.moves.values()
-            for transfer in (*move.outgoing, *move.incoming)
-        }
-        self._padding = [
-            move
-            for move in self.moves.values()
-            if not move.incoming and rank != HOST and self._is_held(move.target)
-        ]
         self._samples: dict[int, _Sample] = {}
         self._outbox: list[Outgoing] = []
         self._next_sample = next_sample
@@ -117,6 +103,10 @@ class Executor:
     def oldest_open(self) -> int | None:
         """The oldest sample under way."""
         return min(self._samples, default=None)
+
+    def is_last(self, sample: int, stage_index: int) -> bool:
+        """Tell whether a stage is the last that this rank runs of a sample."""
+        return self._route(sample).stages[-1] == stage_index
 
     def provide(self, sample: int, inputs: dict[str, Array]) -> None:
         """Start `sample` at the coordinator with its inputs."""
@@ -136,7 +126,7 @@ class Executor:
             It is not part of this plan at this rank, has the wrong size, or came twice.
         """
         header = message.header
-        move = self.moves.get(header.movement)
+        move = self._route(header.sample).moves.get(header.movement)
         incoming = move.incoming if move is not None else ()
         transfer = next((t for t in incoming if t.source == header.source), None)
         if move is None or transfer is None or header.source == self.rank:
@@ -148,7 +138,10 @@ class Executor:
         state = self._open(header.sample)
         if state is None:
             return False
-        self._take(header.sample, state, move, transfer, message.payload)
+        arrival = self._arrival(header.sample, state, move, transfer)
+        look = state.route.looks[move.index, transfer.source, transfer.target]
+        arrival.add(transfer, look, message.payload)
+        self._arrived(header.sample, state, move, arrival, look)
         return True
 
     def next_stage(self) -> tuple[int, int] | None:
@@ -196,13 +189,16 @@ class Executor:
         self._samples.pop(sample, None)
         if sample >= self._closed_below:
             self._closed.add(sample)
-        while self._closed_below in self._closed:
+        while self._closed_below in self._closed or self._is_others(self._closed_below):
             self._closed.discard(self._closed_below)
             self._closed_below += 1
 
-    def _is_held(self, name: str) -> bool:
-        """Tell whether a device holds a part of this value (padding at least)."""
-        return not isinstance(self._values[name].placement, Host)
+    def _route(self, sample: int) -> Route:
+        return self._routes[sample % len(self._routes)]
+
+    def _is_others(self, sample: int) -> bool:
+        """Tell whether a sample is another replica's, so that nothing of it will come."""
+        return bool(self._groups) and not self._route(sample).stages
 
     def _open(self, sample: int) -> _Sample | None:
         if sample < self._closed_below or sample in self._closed:
@@ -210,35 +206,32 @@ class Executor:
         if sample not in self._samples:
             if len(self._samples) >= MAX_OPEN:
                 raise WireError(f"sample {sample}: more than {MAX_OPEN} samples are open")
-            self._samples[sample] = state = _Sample(uses=dict(self._uses))
-            state.stages = set(self._stages)
+            route = self._route(sample)
+            self._samples[sample] = state = _Sample(route=route, uses=dict(route.uses))
+            state.stages = set(route.stages)
             self._expect(sample, state)
         return self._samples[sample]
 
     def _expect(self, sample: int, state: _Sample) -> None:
-        for move in self.moves.values():
+        for move in state.route.moves.values():
             if move.incoming:
                 state.arrivals[move.index] = Arrival(move)
-        for move in self._padding:
+        for move in state.route.padding:
             value = self._values[move.target]
-            shape = value.physical_shape(self._counts[self.rank])
-            self._complete(sample, state, move.target, aligned_zeros(shape, value.dtype))
+            array = padding_of(value, value.physical_shape(len(self._groups)))
+            self._complete(sample, state, move.target, array)
 
-    def _take(
-        self,
-        sample: int,
-        state: _Sample,
-        move: Move,
-        transfer: Transfer,
-        payload: Sequence[memoryview],
-    ) -> None:
+    def _arrival(self, sample: int, state: _Sample, move: Move, transfer: Transfer) -> Arrival:
         arrival = state.arrivals.get(move.index)
         if arrival is None:
             raise WireError(
                 f"{move.target}: the part of sample {sample} from {transfer.source} came twice"
             )
-        look = self._looks[move.index, transfer.source, transfer.target]
-        arrival.add(transfer, look, payload)
+        return arrival
+
+    def _arrived(
+        self, sample: int, state: _Sample, move: Move, arrival: Arrival, look: Look
+    ) -> None:
         if not arrival.missing:
             del state.arrivals[move.index]
             self._complete(sample, state, move.target, arrival.value(look.target))
@@ -246,14 +239,14 @@ class Executor:
 
     def _complete(self, sample: int, state: _Sample, name: str, array: Array) -> None:
         """Note that a value is whole, and send or copy it where the plan says."""
-        if self._uses.get(name, 0) or name in self._keep:
+        if state.route.uses.get(name, 0) or name in self._keep:
             state.values[name] = array
-        for move in self._moves_of.get(name, ()):
+        for move in state.route.moves_of.get(name, ()):
             self._emit(sample, state, move, array)
 
     def _emit(self, sample: int, state: _Sample, move: Move, array: Array) -> None:
         for transfer in move.outgoing:
-            look = self._looks[move.index, transfer.source, transfer.target]
+            look = state.route.looks[move.index, transfer.source, transfer.target]
             payload = payload_of(look.source, array, transfer)
             self._outbox.append(Outgoing(sample, move.index, transfer.target, payload))
         own = next((t for t in move.incoming if t.source == self.rank), None)
@@ -263,13 +256,14 @@ class Executor:
             self._release(state, move.source)
 
     def _copy(self, sample: int, state: _Sample, move: Move, own: Transfer, array: Array) -> None:
-        look = self._looks[move.index, self.rank, self.rank]
+        look = state.route.looks[move.index, self.rank, self.rank]
         if len(move.incoming) == 1 and look.is_identity(own):
             del state.arrivals[move.index]
             self._complete(sample, state, move.target, array)
             return
-        payload = [memoryview(part) for part in payload_of(look.source, array, own)]
-        self._take(sample, state, move, own, payload)
+        arrival = self._arrival(sample, state, move, own)
+        arrival.copy(own, look, array)
+        self._arrived(sample, state, move, arrival, look)
 
     def _release(self, state: _Sample, name: str) -> None:
         """Count one use of a value; free it after the last."""
@@ -289,7 +283,7 @@ class Executor:
             )
         for name, array in zip(names, outputs, strict=True):
             value = self._values[name]
-            shape = value.physical_shape(self._counts[self.rank])
+            shape = value.physical_shape(len(self._groups))
             if array.shape != shape or array.dtype != np.dtype(value.dtype):
                 raise PackageError(
                     f"stage {function!r}: output {name!r} is {array.dtype}{array.shape}; the plan "

@@ -284,15 +284,17 @@ class Fleet:
         return mate
 
     def _slow(self, now: float) -> list[str]:
-        roster = self._roster
-        if not self._policy.rebalance or roster.changed:
+        roster, strategy = self._roster, self._package.plan.strategy
+        # The stages of a pipeline differ, so that their times say nothing of the devices.
+        if not self._policy.rebalance or roster.changed or strategy == "pipeline":
             return []
         readings = {
             rank: Reading(pulse.samples, pulse.seconds)
             for rank, pulse in self._epochs.watch.pulses().items()
             if rank in roster.mates
         }
-        self._trend = observe(self._trend, readings, roster.members(), now)
+        whole = strategy == "replicas"
+        self._trend = observe(self._trend, readings, roster.members(), now, whole=whole)
         if not self._trend.settled:
             return []
         roster.seconds, roster.changed = dict(self._trend.seconds), True

@@ -54,7 +54,7 @@ class InProcessCluster:
             groups = assignment[rank]
             package.verify(package.files_for(chosen, groups))
             path = package.file(package.library(chosen, len(groups)))
-            return StageLibrary(path, package.plan, DeviceWeights(package, groups))
+            return StageLibrary(path, package.plan, DeviceWeights(package, groups), groups)
 
         return self.start(package.plan, load, shares=shares)
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from decnn_tvm.errors import PackageError
-from decnn_tvm.plan import Plan, Stage
+from decnn_tvm.plan import Indices, Plan, Stage
 from decnn_tvm.runtime.tensors import Array, aligned
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ class StageLibrary:
     weights : mapping of str to array
         Canonical weights of this device's groups; a stage's are asked for when they are packed,
         the stage with the most first, and not kept.
+    groups : tuple of int, optional
+        This device's groups: stages that belong to others are left out.
 
     Attributes
     ----------
@@ -86,16 +88,23 @@ class StageLibrary:
         The library can't be loaded, lacks a stage, or refuses the weights.
     """
 
-    def __init__(self, path: Path, plan: Plan, weights: Mapping[str, Array]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        plan: Plan,
+        weights: Mapping[str, Array],
+        groups: Indices | None = None,
+    ) -> None:
         self._ffi = load_runtime()
         self._path = path
         self._module = self._load(path, _POOLED)
-        self._functions = {stage.function: self._function(stage.function) for stage in plan.stages}
+        stages = [s for s in plan.stages if groups is None or s.runs_on(groups)]
+        self._functions = {stage.function: self._function(stage.function) for stage in stages}
         self._packed: dict[str, tuple[Any, ...]] = {}
         # What packing takes besides its results is freed, which a pool would keep.
         packer = self._load(path, _NAIVE)
         kept: dict[tuple[Any, ...], list[Any]] = {}
-        for stage in _heaviest_first(plan):
+        for stage in _heaviest_first(plan, stages):
             function = self._function(stage.function + PACK_SUFFIX, packer)
             tensors = (aligned(weights[name]) for name in stage.weights)
             packed = self._pack(stage.function, function, tensors)
@@ -167,10 +176,10 @@ def _first_equal(tensor: Any, kept: dict[tuple[Any, ...], list[Any]]) -> Any:
     return tensor
 
 
-def _heaviest_first(plan: Plan) -> list[Stage]:
+def _heaviest_first(plan: Plan, stages: Iterable[Stage]) -> list[Stage]:
     """Order stages so that the originals of the most weights meet the fewest packed ones."""
     sizes = {weight.name: math.prod(weight.shape) for weight in plan.weights}
-    return sorted(plan.stages, key=lambda s: -sum(sizes[name] for name in s.weights))
+    return sorted(stages, key=lambda s: -sum(sizes[name] for name in s.weights))
 
 
 def _first_line(error: Exception) -> str:

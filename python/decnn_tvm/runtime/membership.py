@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who owns which channel groups after a change: pure functions over frozen data.
+"""Who owns which groups after a change: pure functions over frozen data.
 
 `choose_counts` decides how many groups each member owns: first the slowest member's time per
 sample is made as small as it can be, then the load as even, then the groups that change hands as
-few. `deal` then lets every member keep what it has, up to its count.
+few. `deal` then lets every member keep what it has, up to its count; row strips, of which a member
+must have neighbours, are dealt anew from the first on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from decnn_tvm.plan import Indices, Plan, nbytes
+from decnn_tvm.plan import Indices, Owned, Plan, nbytes
 
 ROUNDING = 1.0 + 1e-9
 
@@ -43,10 +44,17 @@ class Member:
     stored: frozenset[int] = frozenset()
 
 
-def reassign(members: Sequence[Member], groups: int) -> dict[int, Indices] | None:
-    """Return the channel groups of each member by rank, or None where they can't hold all."""
+def reassign(
+    members: Sequence[Member], groups: int, *, neighbours: bool = False
+) -> dict[int, Indices] | None:
+    """Return the groups of each member by rank, or None where they can't hold all.
+
+    With `neighbours` the groups of a member follow each other.
+    """
     counts = choose_counts(members, groups)
-    return None if counts is None else deal(members, groups, counts)
+    if counts is None:
+        return None
+    return deal_neighbours(members, counts) if neighbours else deal(members, groups, counts)
 
 
 def bottleneck(counts: Sequence[int], members: Sequence[Member]) -> float:
@@ -114,7 +122,18 @@ def deal(members: Sequence[Member], groups: int, counts: Sequence[int]) -> dict[
     return {rank: tuple(sorted(held)) for rank, held in owned.items()}
 
 
-def replicas(members: Sequence[Member], groups: int, copies: int) -> dict[int, frozenset[int]]:
+def deal_neighbours(members: Sequence[Member], counts: Sequence[int]) -> dict[int, Indices]:
+    """Return the groups of each member by rank, `counts` each, in the order of the ranks."""
+    owned, start = {}, 0
+    for member, count in sorted(zip(members, counts, strict=True), key=lambda pair: pair[0].rank):
+        owned[member.rank] = tuple(range(start, start + count))
+        start += count
+    return owned
+
+
+def replicas(
+    members: Sequence[Member], groups: int, copies: int, *, neighbours: bool = False
+) -> dict[int, frozenset[int]]:
     """Return which groups each member should store besides its own.
 
     Copy n of a group lies with who would take it if its owner and the holders of the copies
@@ -125,7 +144,7 @@ def replicas(members: Sequence[Member], groups: int, copies: int) -> dict[int, f
         for group in owner.groups:
             left = [m for m in members if m.rank != owner.rank]
             for _ in range(copies):
-                after = reassign(left, groups)
+                after = reassign(left, groups, neighbours=neighbours)
                 if after is None:
                     break
                 heir = next(rank for rank, held in after.items() if group in held)
@@ -138,12 +157,24 @@ def share_bytes(plan: Plan, count: int) -> int:
     """Return the bytes that `count` groups take on a device at least: weights and activations.
 
     Activations are counted for one sample. Packed weights can be larger, by padding, which a
-    worker checks when it has packed them.
+    worker checks when it has packed them. Where groups differ, as stages of a pipeline do, the
+    largest count.
     """
     if not count:
         return 0
-    weights = sum(4 * math.prod(w.local_shape(count)) for w in plan.weights)
-    return weights + sum(nbytes(value, count) for value in plan.values)
+    of_all, of_group = 0, [0] * plan.groups
+    for weight in plan.weights:
+        size = 4 * math.prod(weight.local_shape(count))
+        if weight.group is None:
+            of_all += size
+        else:
+            of_group[weight.group] += size
+    for value in plan.values:
+        if isinstance(value.placement, Owned):
+            of_group[value.placement.group] += nbytes(value, count)
+        else:
+            of_all += nbytes(value, count)
+    return of_all + sum(sorted(of_group)[-count:])
 
 
 def shortage(
@@ -153,8 +184,9 @@ def shortage(
     need: Mapping[int, int],
     memory: Mapping[int, int],
     libraries: Mapping[int, Sequence[int]],
+    unit: str = "channel groups",
 ) -> str:
-    """Return the sentence that says why the members can't hold all channel groups.
+    """Return the sentence that says why the members can't hold all groups.
 
     Parameters
     ----------
@@ -168,6 +200,8 @@ def shortage(
         What a member has.
     libraries : mapping of rank to numbers of groups
         What its libraries are for.
+    unit : str
+        What groups are called.
     """
     parts = []
     for member in members:
@@ -183,6 +217,6 @@ def shortage(
             why += f" (libraries for {sorted(libraries[member.rank])})"
         parts.append(why)
     return (
-        f"the {groups} channel groups do not fit: {'; '.join(parts) or 'no worker is left'}. "
+        f"the {groups} {unit} do not fit: {'; '.join(parts) or 'no worker is left'}. "
         "Add a worker or memory, or compile with all_shares."
     )

@@ -57,7 +57,12 @@ class Trend:
 
 
 def observe(
-    trend: Trend, readings: Mapping[int, Reading], members: Sequence[Member], now: float
+    trend: Trend,
+    readings: Mapping[int, Reading],
+    members: Sequence[Member],
+    now: float,
+    *,
+    whole: bool = False,
 ) -> Trend:
     """Return the trend after another look at the devices.
 
@@ -71,6 +76,9 @@ def observe(
         The devices.
     now : float
         Seconds of the same clock as ``trend.since``.
+    whole : bool
+        Whether a sample is one device's alone, as with replicas, whose groups are turns: then its
+        time does not grow with its groups.
     """
     working = [m for m in members if m.groups]
     if any(m.rank not in readings for m in working):
@@ -82,7 +90,7 @@ def observe(
         return trend
     seconds = {
         m.rank: (readings[m.rank].seconds - trend.start[m.rank].seconds)
-        / (done[m.rank] * len(m.groups))
+        / (done[m.rank] * (1 if whole else len(m.groups)))
         for m in working
     }
     return Trend(now, dict(readings), trend.wins + 1 if wins(seconds, members) else 0, seconds)

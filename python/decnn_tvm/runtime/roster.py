@@ -47,6 +47,7 @@ class Roster:
         self.fixed, self.changed = fixed, False
         self.seconds = {r: 1 / len(g) for r, g in enumerate(assignment)} if fixed else {}
         self._package, self._groups = package, package.plan.groups
+        self._neighbours = package.plan.strategy == "rows"
         self._need = {k: share_bytes(package.plan, k) for k in range(self._groups + 1)}
 
     def owned(self, rank: int) -> Indices:
@@ -73,12 +74,13 @@ class Roster:
     def prospects(self, rank: int, mate: Mate) -> Indices:
         """Return what a worker that is not there yet would own."""
         others = [m for m in self.members() if m.rank != rank]
-        after = reassign([*others, self._member(rank, mate)], self._groups)
+        members = [*others, self._member(rank, mate)]
+        after = reassign(members, self._groups, neighbours=self._neighbours)
         return (after or {}).get(rank, ())
 
     def stored(self, copies: int) -> dict[int, Indices]:
         """Return whose weights each worker stores: its own groups', and copies of others'."""
-        held = replicas(self.members(), self._groups, copies)
+        held = replicas(self.members(), self._groups, copies, neighbours=self._neighbours)
         return {rank: tuple(sorted({*self.owned(rank), *held[rank]})) for rank in self.mates}
 
     def decide(self, names: Sequence[str]) -> tuple[Indices, ...]:
@@ -87,13 +89,15 @@ class Roster:
         Raises
         ------
         ClusterError
-            The workers can't hold all channel groups; says what is missing.
+            The workers can't hold all groups; says what is missing.
         """
         members = self.members()
         fits = all(not m.groups or len(m.groups) in m.counts for m in members)
         if fits and not self.changed:
             return self.assignment
-        after = None if self.fixed else reassign(members, self._groups)
+        after = None
+        if not self.fixed:
+            after = reassign(members, self._groups, neighbours=self._neighbours)
         if after is None:
             raise self._shortage(members, names)
         length = max(len(self.assignment), max(after) + 1)
@@ -117,7 +121,9 @@ class Roster:
         libraries = {rank: self._libraries(mate) for rank, mate in self.mates.items()}
         memory = {rank: mate.memory for rank, mate in self.mates.items()}
         known: Mapping[int, str] = dict(enumerate(names))
-        text = shortage(members, self._groups, known, self._need, memory, libraries)
+        text = shortage(
+            members, self._groups, known, self._need, memory, libraries, self._package.plan.unit
+        )
         causes = [f"{names[rank]} {why}" for rank, why in self.causes.items()]
         short = any(k not in m.counts for m in members for k in libraries[m.rank])
         return (MemoryShortage if short else ClusterError)("\n".join([text, *causes]))

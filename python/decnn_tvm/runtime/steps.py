@@ -10,6 +10,8 @@ The steps of a rank follow from the plan and the assignment alone::
     receive b from 1, 2
     compute stage1: b -> y
 
+Of replicas each runs the samples whose turn it has, and the steps of any other sample are none.
+
 A rank runs several samples at once. Of the stages that are ready it takes the one of the oldest
 sample (`oldest_first`), so that results leave in order and the window moves on.
 """
@@ -23,8 +25,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from decnn_tvm.assignment import owners_of_sample
 from decnn_tvm.errors import PackageError
-from decnn_tvm.plan import Host, Indices, Plan, Stage
+from decnn_tvm.plan import Host, Indices, Plan, Stage, holds
 from decnn_tvm.runtime.wire import MAX_ERROR
 from decnn_tvm.transfers import HOST, Transfer, check_assignment, transfers
 
@@ -100,31 +103,45 @@ class Copy:
 Step = Receive | Compute | Send | Copy
 
 
-def moves_of(plan: Plan, assignment: Sequence[Indices], rank: int) -> tuple[Move, ...]:
-    """Return the movements that `rank` takes part in, in the plan's order.
+def moves_of(
+    plan: Plan, assignment: Sequence[Indices], rank: int, sample: int = 0
+) -> tuple[Move, ...]:
+    """Return the movements of a sample that `rank` takes part in, in the plan's order.
 
     One whose target on this rank is padding alone has no transfers, and counts.
     """
-    return all_moves(plan, assignment)[rank]
+    return all_moves(plan, assignment, sample).get(rank, ())
 
 
-def all_moves(plan: Plan, assignment: Sequence[Indices]) -> dict[int, tuple[Move, ...]]:
-    """Return the movements of every rank, the coordinator's too; see `moves_of`."""
+def all_moves(
+    plan: Plan, assignment: Sequence[Indices], sample: int = 0
+) -> dict[int, tuple[Move, ...]]:
+    """Return the movements of every rank that takes part in a sample; see `moves_of`."""
     check_assignment(plan, assignment)
-    moves: dict[int, list[Move]] = {rank: [] for rank in (HOST, *range(len(assignment)))}
+    owners = owners_of_sample(plan, assignment, sample)
+    moves: dict[int, list[Move]] = {}
     for index, movement in enumerate(plan.movements):
         outgoing, incoming = defaultdict(list), defaultdict(list)
-        for transfer in transfers(plan, movement, assignment):
+        for transfer in transfers(plan, movement, owners):
             incoming[transfer.target].append(transfer)
             if transfer.source != transfer.target:
                 outgoing[transfer.source].append(transfer)
-        on_devices = not isinstance(plan.value(movement.target).placement, Host)
-        for rank, own in moves.items():
-            if rank in outgoing or rank in incoming or (on_devices and rank != HOST):
-                sent = tuple(outgoing.get(rank, ()))
-                got = sorted(incoming.get(rank, ()), key=lambda t: (t.source, t.target))
-                own.append(Move(index, movement.source, movement.target, sent, tuple(got)))
+        placement = plan.value(movement.target).placement
+        holders = (rank for rank, groups in enumerate(owners) if holds(placement, groups))
+        for rank in {*outgoing, *incoming, *holders}:
+            sent = tuple(outgoing.get(rank, ()))
+            got = sorted(incoming.get(rank, ()), key=lambda t: (t.source, t.target))
+            move = Move(index, movement.source, movement.target, sent, tuple(got))
+            moves.setdefault(rank, []).append(move)
     return {rank: tuple(own) for rank, own in moves.items()}
+
+
+def stages_of(
+    plan: Plan, assignment: Sequence[Indices], rank: int, sample: int = 0
+) -> tuple[int, ...]:
+    """Return the places in ``plan.stages`` of what `rank` computes of a sample, in order."""
+    groups = owners_of_sample(plan, assignment, sample)[rank] if rank != HOST else ()
+    return tuple(i for i, stage in enumerate(plan.stages) if stage.runs_on(groups))
 
 
 def largest_payload(plan: Plan) -> int:
@@ -136,15 +153,17 @@ def largest_payload(plan: Plan) -> int:
     return max(MAX_ERROR, *sizes)
 
 
-def steps_of(plan: Plan, assignment: Sequence[Indices], rank: int) -> list[Step]:
-    """Return the steps of one sample on `rank`, in order.
+def steps_of(plan: Plan, assignment: Sequence[Indices], rank: int, sample: int = 0) -> list[Step]:
+    """Return the steps of a sample on `rank`, in order.
+
+    Samples differ among replicas alone.
 
     Raises
     ------
     PackageError
         A stage needs a value that nothing produces.
     """
-    moves = moves_of(plan, assignment, rank)
+    moves = moves_of(plan, assignment, rank, sample)
     steps: list[Step] = []
     ready: set[str] = set()
     if rank == HOST:
@@ -152,7 +171,7 @@ def steps_of(plan: Plan, assignment: Sequence[Indices], rank: int) -> list[Step]
             _settle(name, moves, steps, ready)
         steps += [Receive(m) for m in moves if m.target in plan.outputs]
         return steps
-    for stage in plan.stages:
+    for stage in (plan.stages[i] for i in stages_of(plan, assignment, rank, sample)):
         for name in stage.inputs:
             _obtain(name, moves, steps, ready)
         steps.append(Compute(stage))
@@ -187,10 +206,18 @@ def _settle(name: str, moves: Sequence[Move], steps: list[Step], ready: set[str]
                 _settle(move.target, moves, steps, ready)
 
 
-def uses_of(plan: Plan, moves: Iterable[Move], rank: int) -> dict[str, int]:
-    """Return how often each value is read on `rank` for one sample, to free it afterwards."""
+def uses_of(plan: Plan, moves: Iterable[Move], stages: Iterable[int]) -> dict[str, int]:
+    """Return how often a rank reads each value for one sample, to free it afterwards.
+
+    Parameters
+    ----------
+    plan : Plan
+        The split network.
+    moves, stages
+        What the rank takes part in; see `moves_of` and `stages_of`.
+    """
     uses: dict[str, int] = {}
-    for stage in plan.stages if rank != HOST else ():
+    for stage in (plan.stages[i] for i in stages):
         for name in stage.inputs:
             uses[name] = uses.get(name, 0) + 1
     for move in moves:

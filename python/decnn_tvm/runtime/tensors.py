@@ -3,8 +3,8 @@
 
 A tensor is seen as ``(outer, length, inner)`` around the moved axis. For a blocked tensor
 ``(N, C/b, H, W, b)`` that moves along channels, `length` counts blocks and `inner` is ``H*W*b``:
-transfers start and end on a block. With `outer` 1 (batch 1, axis 1) a run is contiguous and goes
-out as a view; otherwise it is copied once.
+transfers start and end on a block. Along rows it is ``(N*C/b, H, W*b)``. With `outer` 1 (batch 1,
+axis 1) a run is contiguous and goes out as a view; otherwise it is copied once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decnn_tvm.errors import PackageError
-from decnn_tvm.plan import Value
+from decnn_tvm.plan import Strips, Value
 from decnn_tvm.runtime.wire import Buffer, WireError
 from decnn_tvm.transfers import Run, Transfer
 
@@ -41,6 +41,18 @@ def aligned_zeros(shape: Sequence[int], dtype: str) -> Array:
     """Return zeros on a 64-byte boundary."""
     array = aligned_empty(shape, dtype)
     array.fill(0)
+    return array
+
+
+def padding_of(value: Value, shape: Sequence[int]) -> Array:
+    """Return an array of `shape` full of what the padding of `value` holds."""
+    array = aligned_empty(shape, value.dtype)
+    placement = value.placement
+    if isinstance(placement, Strips) and placement.padding == "lowest":
+        is_float = array.dtype.kind == "f"
+        array.fill(-np.inf if is_float else np.iinfo(array.dtype).min)
+    else:
+        array.fill(0)
     return array
 
 
@@ -68,23 +80,22 @@ class Moved:
     Raises
     ------
     PackageError
-        The value is blocked, but not along this axis.
+        The value is blocked, and moves neither along its channels nor along its rows.
     """
 
     def __init__(self, value: Value, group_count: int, axis: int) -> None:
-        if value.block != 1 and axis != 1:
+        if value.block != 1 and axis not in (1, 2):
             raise PackageError(
                 f"plan: value {value.name!r} is blocked along axis 1 and moved along axis {axis}. "
                 "Compile the package again."
             )
         self.value = value
-        self.block = value.block
+        self.block = value.block if axis == 1 else 1
         self.shape = value.physical_shape(group_count)
-        local = value.local_shape(group_count)
         self.view_shape = (
-            math.prod(local[:axis]),
-            local[axis] // self.block if local else 1,
-            math.prod(local[axis + 1 :]) * self.block,
+            math.prod(self.shape[:axis]),
+            self.shape[axis] if self.shape else 1,
+            math.prod(self.shape[axis + 1 :]),
         )
         self.itemsize = np.dtype(value.dtype).itemsize
 

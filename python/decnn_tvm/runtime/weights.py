@@ -42,7 +42,7 @@ class DeviceWeights(Mapping[str, Array]):
         weight = self._weights[name]
         joined = aligned_empty(weight.local_shape(len(self._groups)), weight.dtype)
         if weight.combine == "replicate":
-            joined[...] = self._read(weight, weights_file(None))
+            joined[...] = self._read(weight, weights_file(weight.group))
         elif weight.combine == "concat":
             self._concatenate(weight, joined)
         else:

@@ -7,12 +7,13 @@ of samples and devices, so they hold nothing that must be searched for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from decnn_tvm.assignment import owners_of_sample
 from decnn_tvm.errors import PackageError
-from decnn_tvm.plan import Host, Indices, Plan, nbytes
-from decnn_tvm.runtime.steps import Move, all_moves, check_host, uses_of
+from decnn_tvm.plan import Indices, Plan, holds, nbytes
+from decnn_tvm.runtime.steps import Move, all_moves, check_host, stages_of, uses_of
 from decnn_tvm.runtime.wire import HEADER_BYTES
 from decnn_tvm.transfers import HOST, payload_bytes
 
@@ -50,10 +51,12 @@ class Script:
         For each value.
     readers : tuple of tuple of int
         The stages that take each value.
+    stages : tuple of int
+        The stages that it runs.
     needs : tuple of int
-        How many values each stage takes.
+        How many values each stage of the plan takes.
     inputs, outputs : tuple of tuple of int
-        The values that each stage takes, repeated where it takes one twice, and gives.
+        The values that each takes, repeated where it takes one twice, and gives.
     parts : dict of int to int
         How many parts each movement brings.
     targets : dict of int to int
@@ -68,6 +71,7 @@ class Script:
     uses: tuple[int, ...]
     departures: tuple[tuple[Departure, ...], ...]
     readers: tuple[tuple[int, ...], ...]
+    stages: tuple[int, ...]
     needs: tuple[int, ...]
     inputs: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[int, ...], ...]
@@ -77,44 +81,63 @@ class Script:
     padding: tuple[int, ...]
 
 
-def scripts_of(plan: Plan, assignment: Sequence[Indices]) -> dict[int, Script]:
-    """Return the script of every rank, the coordinator's too.
+def scripts_of(plan: Plan, assignment: Sequence[Indices]) -> list[dict[int, Script]]:
+    """Return the scripts of the ranks that take part, the coordinator's too.
+
+    One mapping for each turn: sample s is of turn s modulo their number, which is 1 but for
+    replicas.
 
     Raises
     ------
     PartitionError
-        The assignment does not cover the plan's channel groups.
+        The assignment does not cover the plan's groups.
     PackageError
         The plan lacks a movement, or an input or output is not at the coordinator.
     """
     check_host(plan)
-    moves = all_moves(plan, assignment)
     counts = {HOST: 1, **{rank: len(groups) for rank, groups in enumerate(assignment)}}
-    return {rank: _script(plan, own, rank, counts[rank]) for rank, own in moves.items()}
-
-
-def _script(plan: Plan, moves: Sequence[Move], rank: int, count: int) -> Script:
     index = {value.name: i for i, value in enumerate(plan.values)}
-    works = rank != HOST and count > 0
-    stages = plan.stages if works else ()
-    uses = uses_of(plan, moves, rank) if works or rank == HOST else {}
+    turns = plan.groups if plan.strategy == "replicas" else 1
+    scripts = []
+    for turn in range(turns):
+        owners = owners_of_sample(plan, assignment, turn)
+        made = {}
+        for rank, moves in all_moves(plan, assignment, turn).items():
+            stages = stages_of(plan, assignment, rank, turn)
+            groups = owners[rank] if rank != HOST else ()
+            made[rank] = _script(plan, index, moves, stages, rank, groups, counts[rank])
+        scripts.append(made)
+    return scripts
+
+
+def _script(
+    plan: Plan,
+    index: Mapping[str, int],
+    moves: Sequence[Move],
+    stages: tuple[int, ...],
+    rank: int,
+    groups: Indices,
+    count: int,
+) -> Script:
+    uses = uses_of(plan, moves, stages)
     departures: list[list[Departure]] = [[] for _ in plan.values]
     for move in moves:
         stays = any(t.source == rank for t in move.incoming)
         if move.outgoing or stays:
             departures[index[move.source]].append(_departure(plan, move, stays))
     readers: list[list[int]] = [[] for _ in plan.values]
-    for number, stage in enumerate(stages):
-        for name in dict.fromkeys(stage.inputs):
+    for number in stages:
+        for name in dict.fromkeys(plan.stages[number].inputs):
             readers[index[name]].append(number)
     script = Script(
-        sizes=tuple(nbytes(value, max(count, 1)) for value in plan.values),
+        sizes=tuple(nbytes(value, count) for value in plan.values),
         uses=tuple(uses.get(value.name, 0) for value in plan.values),
         departures=tuple(map(tuple, departures)),
         readers=tuple(map(tuple, readers)),
-        needs=tuple(len(set(stage.inputs)) for stage in stages),
-        inputs=tuple(tuple(index[name] for name in stage.inputs) for stage in stages),
-        outputs=tuple(tuple(index[name] for name in stage.outputs) for stage in stages),
+        stages=stages,
+        needs=tuple(len(set(stage.inputs)) for stage in plan.stages),
+        inputs=tuple(tuple(index[name] for name in stage.inputs) for stage in plan.stages),
+        outputs=tuple(tuple(index[name] for name in stage.outputs) for stage in plan.stages),
         parts={move.index: len(move.incoming) for move in moves if move.incoming},
         targets={move.index: index[move.target] for move in moves},
         aliases=frozenset(
@@ -123,9 +146,7 @@ def _script(plan: Plan, moves: Sequence[Move], rank: int, count: int) -> Script:
         padding=tuple(
             index[move.target]
             for move in moves
-            if works
-            and not move.incoming
-            and not isinstance(plan.value(move.target).placement, Host)
+            if not move.incoming and holds(plan.value(move.target).placement, groups)
         ),
     )
     _check_complete(plan, script)
@@ -140,10 +161,10 @@ def _departure(plan: Plan, move: Move, stays: bool) -> Departure:
 
 def _check_complete(plan: Plan, script: Script) -> None:
     """Raise where a stage needs a value that nothing on its rank gives."""
-    given = {value for outputs in script.outputs for value in outputs} | {*script.padding}
-    given |= {script.targets[movement] for movement in script.parts}
-    for inputs in script.inputs:
-        for value in inputs:
+    given = {value for stage in script.stages for value in script.outputs[stage]}
+    given |= {*script.padding, *(script.targets[movement] for movement in script.parts)}
+    for stage in script.stages:
+        for value in script.inputs[stage]:
             if value not in given:
                 raise PackageError(
                     f"plan: value {plan.values[value].name!r} is needed, but no stage or movement "

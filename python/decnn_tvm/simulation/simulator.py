@@ -16,7 +16,7 @@ as `decnn_tvm.runtime.executor` does. A test plays both side by side. What is ad
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from decnn_tvm.errors import InputError
@@ -82,20 +82,21 @@ def simulate(
 class _Sample:
     """What is missing of one sample at one rank."""
 
-    __slots__ = ("left", "needs", "parts", "uses")
+    __slots__ = ("left", "needs", "parts", "script", "uses")
 
     def __init__(self, script: Script) -> None:
+        self.script = script
         self.needs = list(script.needs)
         self.parts = dict(script.parts)
         self.uses = list(script.uses)
-        self.left = len(self.needs) + len(self.parts)
+        self.left = len(script.stages) + len(self.parts)
 
 
 class _Rank:
     """One device, or the coordinator."""
 
-    def __init__(self, script: Script, device: Device, seconds: Sequence[float]) -> None:
-        self.script, self.device, self.seconds = script, device, seconds
+    def __init__(self, device: Device, seconds: Mapping[int, float]) -> None:
+        self.device, self.seconds = device, seconds
         self.samples: dict[int, _Sample] = {}
         self.ready: set[tuple[int, int]] = set()
         self.running: tuple[int, int] | None = None
@@ -114,20 +115,24 @@ class _Simulation:
     def __init__(
         self,
         plan: Plan,
-        scripts: dict[int, Script],
+        scripts: Sequence[dict[int, Script]],
         machines: Machines,
         stage_seconds: StageSeconds,
         window: int,
         timeline: bool,
     ) -> None:
         self.plan, self.machines, self.window = plan, machines, window
+        self.scripts = scripts
+        runs: dict[int, set[int]] = {rank: set() for rank in (HOST, *range(len(machines.devices)))}
+        for turn in scripts:
+            for rank, script in turn.items():
+                runs[rank].update(script.stages)
         self.ranks = {
             rank: _Rank(
-                script,
                 machines.device(rank),
-                [stage_seconds(rank, s.function) for s in plan.stages[: len(script.needs)]],
+                {stage: stage_seconds(rank, plan.stages[stage].function) for stage in stages},
             )
-            for rank, script in scripts.items()
+            for rank, stages in runs.items()
         }
         index = {value.name: i for i, value in enumerate(plan.values)}
         self.given = [index[name] for name in plan.inputs]
@@ -184,15 +189,16 @@ class _Simulation:
         own = self.ranks[rank]
         state = own.samples.get(sample)
         if state is None:
-            state = own.samples[sample] = _Sample(own.script)
-            for value in own.script.padding:
+            script = self.scripts[sample % len(self.scripts)][rank]
+            state = own.samples[sample] = _Sample(script)
+            for value in script.padding:
                 self._complete(rank, sample, value)
         return state
 
     def _complete(self, rank: int, sample: int, value: int, taken: bool = False) -> None:
         """Note that a value is whole; `taken` where its memory is counted already."""
         own, state = self.ranks[rank], self._open(rank, sample)
-        script = own.script
+        script = state.script
         if not taken and state.uses[value]:
             self._hold(own, script.sizes[value])
         for stage in script.readers[value]:
@@ -213,7 +219,7 @@ class _Simulation:
     def _arrive(self, rank: int, sample: int, movement: int) -> None:
         """Take in one part of a value."""
         own, state = self.ranks[rank], self._open(rank, sample)
-        script = own.script
+        script = state.script
         value, total = script.targets[movement], script.parts[movement]
         if state.parts[movement] == total and movement not in script.aliases:
             self._hold(own, script.sizes[value] if state.uses[value] else 0)
@@ -288,7 +294,8 @@ class _Simulation:
             return
         assert own.running is not None
         sample, stage = own.running
-        state, script = own.samples[sample], own.script
+        state = own.samples[sample]
+        script = state.script
         own.compute_seconds += own.seconds[stage]
         self._note(rank, "compute", sample, stage, own.start, self.now)
         for value in script.outputs[stage]:
@@ -306,7 +313,7 @@ class _Simulation:
     def _release(self, own: _Rank, state: _Sample, value: int) -> None:
         state.uses[value] -= 1
         if not state.uses[value]:
-            own.held -= own.script.sizes[value]
+            own.held -= state.script.sizes[value]
 
     def _close_if_done(self, own: _Rank, sample: int, state: _Sample) -> None:
         """Forget a sample of which a stage or a movement, one at a time, was the last."""

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one rank does for the samples that go one way.
+
+All samples go the same way, except over replicas, where each goes to the device whose turn it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from decnn_tvm.assignment import owners_of_sample
+from decnn_tvm.plan import Indices, Plan, holds
+from decnn_tvm.runtime.arrivals import Look
+from decnn_tvm.runtime.steps import Move, moves_of, stages_of, steps_of, uses_of
+from decnn_tvm.transfers import HOST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """The movements and stages of a rank, looked up ahead.
+
+    Attributes
+    ----------
+    stages : tuple of int
+        What it computes: places in ``plan.stages``.
+    moves : mapping of int to Move
+        The movements it takes part in, by their place in ``plan.movements``.
+    moves_of : mapping of str to list of Move
+        The same, by the value that is moved.
+    uses : mapping of str to int
+        How often each value is read.
+    looks : mapping of (movement, sender, receiver) to Look
+        How each transfer sees its tensors.
+    padding : tuple of Move
+        Movements that bring this rank padding alone.
+    """
+
+    stages: tuple[int, ...]
+    moves: Mapping[int, Move]
+    moves_of: Mapping[str, Sequence[Move]]
+    uses: Mapping[str, int]
+    looks: Mapping[tuple[int, int, int], Look]
+    padding: tuple[Move, ...]
+
+    @staticmethod
+    def of(plan: Plan, assignment: Sequence[Indices], rank: int, sample: int) -> Route:
+        """Return the route of `sample`.
+
+        Raises
+        ------
+        PackageError
+            The plan is inconsistent (a value nobody produces, a transfer that cuts a block).
+        """
+        steps_of(plan, assignment, rank, sample)  # finds what nobody produces
+        moves = moves_of(plan, assignment, rank, sample)
+        stages = stages_of(plan, assignment, rank, sample)
+        groups = owners_of_sample(plan, assignment, sample)[rank] if rank != HOST else ()
+        values = {value.name: value for value in plan.values}
+        counts = {HOST: 1, **{d: len(groups) for d, groups in enumerate(assignment)}}
+        by_source: dict[str, list[Move]] = {}
+        for move in moves:
+            by_source.setdefault(move.source, []).append(move)
+        return Route(
+            stages=stages,
+            moves={move.index: move for move in moves},
+            moves_of=by_source,
+            uses=uses_of(plan, moves, stages),
+            looks={
+                (move.index, transfer.source, transfer.target): Look.of(
+                    values, counts, move, transfer
+                )
+                for move in moves
+                for transfer in (*move.outgoing, *move.incoming)
+            },
+            padding=tuple(
+                move
+                for move in moves
+                if not move.incoming and holds(values[move.target].placement, groups)
+            ),
+        )
