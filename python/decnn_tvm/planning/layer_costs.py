@@ -151,15 +151,13 @@ class _Costs:
     def _other(self, call: relax.Call) -> LayerCost:
         tensors = [arg for arg in call.args if isinstance(arg, relax.Var)]
         moved = sum(map(_bytes, tensors)) + _bytes(call)
-        return self._cost(
-            call, "other", moved / STREAM_BYTES + call_macs(call) / self.lanes, 0
-        )
+        return self._cost(call, "other", moved / STREAM_BYTES + call_macs(call) / self.lanes, 0)
 
     def _cost(self, call: relax.Call, kind: str, count: float, weights: int) -> LayerCost:
         data = [arg for arg in call.args if isinstance(arg, relax.Var)]
         named = data[1] if kind != "other" and len(data) > 1 else data[0]
         return LayerCost(
-            name=str(named.name_hint),
+            name=str(named.name),
             operator=str(call.op.name).removeprefix("relax."),
             kind=kind,
             macs=call_macs(call),

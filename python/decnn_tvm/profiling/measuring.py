@@ -218,7 +218,9 @@ def _message_costs(
             messages.setdefault(rank, []).append(empty / 2)
             contents.setdefault(rank, []).append(max(0.0, full - empty) / probe.size)
     return {
-        rank: tuple(slowness.get(rank, 1.0) * statistics.median(x[rank]) for x in (messages, contents))  # type: ignore[misc]
+        rank: tuple(
+            slowness.get(rank, 1.0) * statistics.median(x[rank]) for x in (messages, contents)
+        )  # type: ignore[misc]
         for rank in messages
     }
 

@@ -71,7 +71,9 @@ def _drawn(value: Value, groups: int, random: np.random.Generator) -> Array:
     return array
 
 
-def _kernel_shares(library: StageLibrary, stage: Stage, arrays: Sequence[Array]) -> dict[str, float]:
+def _kernel_shares(
+    library: StageLibrary, stage: Stage, arrays: Sequence[Array]
+) -> dict[str, float]:
     """Return each kernel's share of the time in kernels; the names are the compiler's."""
     spent: dict[str, float] = {}
     for _ in range(KERNEL_ROUNDS):
