@@ -82,6 +82,16 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert again == cluster and 'credentials = "keys"' in path.read_text()
 
 
+def test_the_board_of_a_key(tmp_path: Path) -> None:
+    cluster = ClusterFile.read(write(tmp_path, WHOLE))
+    assert cluster.board().name == cluster.board("rpi4").name == "pi-1"
+    with pytest.raises(InputError, match=r"'rpi5' of the cluster.*got none"):
+        cluster.board("rpi5")
+    mixed = WHOLE.replace('name = "pi-2"', 'name = "pi-2"\ntuning_key = "spare"')
+    with pytest.raises(InputError, match="Pass --key"):
+        ClusterFile.read(write(tmp_path, mixed)).board()
+
+
 def test_the_least_file(tmp_path: Path) -> None:
     cluster = ClusterFile.read(
         write(tmp_path, '[[worker]]\nname = "a"\naddress = "127.0.0.1:7000"\n')

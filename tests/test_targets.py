@@ -23,6 +23,26 @@ def test_a_tag_gives_its_machine_and_vector_unit() -> None:
     assert board.target.attrs["mcpu"] == "cortex-a72"
 
 
+@pytest.mark.parametrize(
+    ("name", "machine", "processor"),
+    [
+        ("rpi3", "aarch64", "cortex-a53"),
+        ("rpi4", "aarch64", "cortex-a72"),
+        ("rpi5", "aarch64", "cortex-a76"),
+        ("jetson-nano", "aarch64", "cortex-a57"),
+        ("jetson-orin", "aarch64", "cortex-a78ae"),
+        ("generic-aarch64", "aarch64", "generic"),
+        ("generic-armv7", "armv7l", "generic"),
+    ],
+)
+def test_boards_have_names(name: str, machine: str, processor: str) -> None:
+    board = resolve_target(name)
+    assert (board.machine, board.target.attrs["mcpu"]) == (machine, processor)
+    assert {"aarch64": "asimd", "armv7l": "neon"}[machine] in board.features
+    assert ("asimddp" in board.features) == (name in ("rpi5", "jetson-orin"))
+    assert name in known_targets()
+
+
 def test_cores_come_from_the_target_or_the_caller() -> None:
     assert resolve_target("host").target.attrs["num-cores"] == 1
     assert resolve_target("raspberry-pi/4b-aarch64").target.attrs["num-cores"] == 4

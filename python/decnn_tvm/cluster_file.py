@@ -161,6 +161,24 @@ class ClusterFile:
                 found.append(worker.target)
         return tuple(found)
 
+    def board(self, key: str | None = None) -> ClusterWorker:
+        """Return a worker that is registered at the tracker under `key`, or under the only key.
+
+        Raises
+        ------
+        InputError
+            There is none, or workers of several targets or under several keys.
+        """
+        known = [w for w in self.workers if w.tuning_key and key in (None, w.tuning_key)]
+        kinds = {(worker.tuning_key, str(worker.target)) for worker in known}
+        if len(kinds) != 1:
+            found = ", ".join(sorted(f"{name!r} on {target}" for name, target in kinds)) or "none"
+            raise InputError(
+                f"tuning key {key!r} of the cluster: expected workers of one target under it, got "
+                f"{found}. Pass --key, or set tuning_key of the workers."
+            )
+        return known[0]
+
     def link(self, one: str, other: str) -> ClusterLink | None:
         """Return what is known of the link between two machines, None where nothing is."""
         pair = {one, other}

@@ -18,11 +18,18 @@ from pathlib import Path
 from tvm import relax
 
 from decnn_tvm.errors import CompileError
+from decnn_tvm.runtime.processor import normal_machine
 
 TIMEOUT = 120
 """Seconds that a linker may take."""
 
-_EMULATIONS = {"x86_64": "elf_x86_64", "aarch64": "aarch64linux"}
+_EMULATIONS = {
+    "x86_64": "elf_x86_64",
+    "aarch64": "aarch64linux",
+    "armv7l": "armelf_linux_eabi",
+}
+_COMPILERS = {"armv7l": "arm-linux-gnueabihf-gcc"}
+"""What a compiler is called where it is not the machine's name and ``-linux-gnu-gcc``."""
 
 
 def link_shared_library(executable: relax.VMExecutable, path: Path, machine: str) -> None:
@@ -50,8 +57,8 @@ def link_shared_library(executable: relax.VMExecutable, path: Path, machine: str
 
 
 def _linker(machine: str) -> list[str]:
-    names = [f"{machine}-linux-gnu-gcc"]
-    if machine == platform.machine():
+    names = [_COMPILERS.get(machine, f"{machine}-linux-gnu-gcc")]
+    if machine == normal_machine(platform.machine()):
         names = ["cc", "gcc", "clang", *names]
     found = next((path for name in names if (path := shutil.which(name))), None)
     if found:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compilation targets by name, and what a machine needs to run their code.
 
-A target is ``"host"``, a CPU tag of TVM (``"raspberry-pi/4b-aarch64"``), or a dict in TVM's own
-form (``{"kind": "llvm", "mtriple": ..., "mcpu": ...}``).
+A target is ``"host"``, a board (``"rpi4"``), a CPU tag of TVM (``"raspberry-pi/4b-aarch64"``), or a
+dict in TVM's own form (``{"kind": "llvm", "mtriple": ..., "mcpu": ...}``).
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import tvm
 from tvm.target import codegen
 
+from decnn_tvm.board_targets import BOARDS
 from decnn_tvm.errors import CompileError
+from decnn_tvm.runtime.processor import normal_machine, processor_features
 
 # LLVM's name of a vector feature -> the flag of /proc/cpuinfo. Code may use any of them unasked.
 _X86_FLAGS = {
@@ -42,11 +43,16 @@ _ARM_FLAGS = {
     "neon": "asimd",
     "fullfp16": "asimdhp",
     "dotprod": "asimddp",
+    "lse": "atomics",
+    "rdm": "asimdrdm",
+    "rcpc": "lrcpc",
+    "i8mm": "i8mm",
+    "bf16": "bf16",
     "sve": "sve",
     "sve2": "sve2",
 }
-_FLAGS = {"x86_64": _X86_FLAGS, "aarch64": _ARM_FLAGS}
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+_ARMV7_FLAGS = {"neon": "neon", "vfp4": "vfpv4"}
+_FLAGS = {"x86_64": _X86_FLAGS, "aarch64": _ARM_FLAGS, "armv7l": _ARMV7_FLAGS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +83,10 @@ def resolve_target(name: str | Mapping[str, Any], *, cores: int | None = None) -
     Parameters
     ----------
     name
-        ``"host"``, a CPU tag of TVM, or a dict of TVM's target options with kind ``llvm``.
+        ``"host"``, a board, a CPU tag of TVM, or a dict of TVM's target options with kind ``llvm``.
     cores
-        Cores that kernels are spread over; by default what the tag or the dict says (a Raspberry Pi
-        4 has four), and one for the host.
+        Cores that kernels are spread over; by default what the target says (a Raspberry Pi 4 has
+        four), and one for the host.
 
     Raises
     ------
@@ -109,12 +115,16 @@ def resolve_target(name: str | Mapping[str, Any], *, cores: int | None = None) -
 def known_targets() -> list[str]:
     """Return the names that `resolve_target` takes besides dicts."""
     tags = [str(tag) for tag in tvm.target.list_tags()]
-    return ["host", *sorted(tag for tag in tags if tvm.target.Target(tag).kind.name == "llvm")]
+    return [
+        "host",
+        *BOARDS,
+        *sorted(tag for tag in tags if tvm.target.Target(tag).kind.name == "llvm"),
+    ]
 
 
 def missing_features(required: tuple[str, ...]) -> tuple[str, ...]:
     """Return those of `required` that this machine lacks."""
-    present = _cpu_flags()
+    present = processor_features()
     return tuple(flag for flag in required if flag not in present)
 
 
@@ -127,8 +137,8 @@ def _host_options() -> dict[str, Any]:
         "num-cores": 1,
     }
     present = codegen.llvm_get_cpu_features(tvm.target.Target(options))
-    flags = _cpu_flags()
-    names = _FLAGS.get(_normal_machine(platform.machine()), {})
+    flags = processor_features()
+    names = _FLAGS.get(normal_machine(platform.machine()), {})
     hidden = [llvm for llvm, flag in names.items() if llvm in present and flag not in flags]
     return {**options, "mattr": [f"-{llvm}" for llvm in hidden]} if flags and hidden else options
 
@@ -136,6 +146,8 @@ def _host_options() -> dict[str, Any]:
 def _known_options(name: str | Mapping[str, Any]) -> str | dict[str, Any]:
     if not isinstance(name, str):
         return dict(name)
+    if name in BOARDS:
+        return BOARDS[name]
     if name not in known_targets():
         raise CompileError(
             f"target {name!r} is unknown; expected one of {', '.join(known_targets())}, or a dict"
@@ -159,21 +171,7 @@ def _check(name: str | Mapping[str, Any], target: tvm.target.Target, machine: st
 
 def _machine(target: tvm.target.Target) -> str:
     triple = str(target.attrs.get("mtriple") or codegen.llvm_get_system_triple())
-    return _normal_machine(triple.split("-")[0])
-
-
-def _normal_machine(name: str) -> str:
-    return _MACHINES.get(name.lower(), name)
-
-
-def _cpu_flags() -> frozenset[str]:
-    """Return the flags of the first processor, or none where there is no ``/proc/cpuinfo``."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    texts = [line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))]
-    return frozenset(texts[0].split()) if texts else frozenset()
+    return normal_machine(triple.split("-")[0])
 
 
 def _first_line(error: Exception) -> str:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from decnn_tvm.cli.connection import add_cluster, cluster_of
 from decnn_tvm.cli.image_options import add_images, image_options
 from decnn_tvm.cli.options import (
     Commands,
@@ -25,7 +26,9 @@ EXAMPLE = """\
   decnn compile resnet50.onnx -o resnet50.pkg --workers 4
   decnn compile grouped.onnx -o grouped.pkg --shares 2,1,1 --wire float16
   decnn compile grouped.onnx -o grouped.pkg --wire int8 --calibrate photos/ --uint8-input
-  decnn compile grouped.onnx -o grouped.pkg --workers 4 --records records/"""
+  decnn compile grouped.onnx -o grouped.pkg --workers 4 --records records/
+  decnn compile grouped.onnx -o boards.pkg --workers 4 --target host --target rpi4
+  decnn compile grouped.onnx -o boards.pkg --cluster cluster.toml"""
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -44,6 +47,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "-o", "--output", required=True, metavar="FOLDER", help="package to write or replace"
     )
     add_split(parser)
+    add_cluster(parser, "compile for the workers in a cluster file and their targets")
     add_images(parser)
     parser.add_argument(
         "--row-tiles",
@@ -57,7 +61,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "--target",
         action="append",
         metavar="NAME",
-        help="'host' (default), a CPU tag of TVM such as raspberry-pi/4b-aarch64, or TVM's JSON; "
+        help="'host' (default), a board such as rpi4, a CPU tag of TVM, or TVM's JSON; "
         "may be repeated",
     )
     parser.add_argument(
@@ -77,6 +81,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
 
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
+    targets = _use_cluster(options)
     network = load_model(options)
     images = image_options(options, network)
     from decnn_tvm.compiler import compile_network
@@ -85,7 +90,7 @@ def execute(options: argparse.Namespace) -> None:
         package = compile_network(
             network,
             options.output,
-            targets=[parse_target(name) for name in options.target or ["host"]],
+            targets=targets,
             records=options.records,
             shipped_records=options.shipped_records,
             progress=progress,
@@ -118,6 +123,16 @@ def progress_bar(description: str = "") -> Iterator[Callable[[str, float, float]
             bar.update(task, description=name, completed=step, total=steps)
 
         yield report
+
+
+def _use_cluster(options: argparse.Namespace) -> list[str | Mapping[str, Any]]:
+    """Return the targets; let a cluster file say what the command line leaves open."""
+    cluster = cluster_of(options)
+    if cluster is not None and not options.workers and not options.shares:
+        options.workers = len(cluster.workers)
+    if options.target or cluster is None:
+        return [parse_target(name) for name in options.target or ["host"]]
+    return list(cluster.targets)
 
 
 def _count(movements: list[dict[str, str]]) -> str:

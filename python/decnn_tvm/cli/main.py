@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import decnn_tvm
+from decnn_tvm.cli import cluster as cluster_command
 from decnn_tvm.cli import compile as compile_command
 from decnn_tvm.cli import decouple as decouple_command
 from decnn_tvm.cli import demo as demo_command
@@ -39,6 +40,7 @@ COMMANDS = (
     run_command,
     worker_command,
     keys_command,
+    cluster_command,
     status_command,
     demo_command,
 )

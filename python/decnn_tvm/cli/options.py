@@ -128,6 +128,16 @@ def positive_seconds(text: str) -> float:
     return seconds
 
 
+def size_option(text: str) -> int:
+    """Parse bytes such as ``64M`` or ``1.5 GiB``."""
+    from decnn_tvm.quantities import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def positives(text: str) -> tuple[int, ...]:
     """Parse integers of at least 1, separated by commas."""
     return tuple(positive(part) for part in text.split(","))

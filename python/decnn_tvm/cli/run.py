@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from decnn_tvm.cli.connection import add_connect, connection
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   decnn run resnet50.pkg --workers 4 --input cat.jpg dog.jpg
   decnn run resnet50.pkg --connect 127.0.0.1:7000 127.0.0.1:7001 --input x.npy --output y.npz
-  decnn run resnet50.pkg --connect 192.168.0.11:7000 --keys keys/coordinator --input cat.jpg"""
+  decnn run resnet50.pkg --connect 192.168.0.11:7000 --keys keys/coordinator --input cat.jpg
+  decnn run resnet50.pkg --cluster cluster.toml --input cat.jpg"""
 
 TOP = 3
 """Largest values of an output that are shown."""
@@ -95,9 +97,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", type=positive, metavar="N", help="local workers to start")
-    where.add_argument(
-        "--connect", nargs="+", metavar="HOST:PORT", help="workers that run already, by rank"
-    )
+    add_connect(where)
     add_keys(parser)
     parser.add_argument("--host", metavar="ADDRESS", help="where workers send to (found by itself)")
     parser.add_argument(
@@ -180,13 +180,13 @@ def _cluster(options: argparse.Namespace, package: Package) -> Cluster:
     from decnn_tvm.assignment import assign_groups
     from decnn_tvm.runtime import Cluster, LocalCluster
 
-    if options.connect:
-        assign_groups(package.plan, len(options.connect), options.shares)
+    if (found := connection(options)) is not None:
+        assign_groups(package.plan, len(found.addresses), options.shares)
         return Cluster.connect(
-            options.connect,
+            found.addresses,
             host=options.host,
             timeout=options.timeout,
-            keys=options.keys,
+            keys=found.keys,
             insecure=options.insecure,
         )
     default = len(options.shares) if options.shares else default_workers(package)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from decnn_tvm.cli.connection import add_connect, connection
 from decnn_tvm.cli.options import Commands, add_command, add_keys, positive_seconds
 from decnn_tvm.cli.tables import MEGA, console, make_table
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   decnn status --connect 127.0.0.1:7000 127.0.0.1:7001
-  decnn status --connect 192.168.0.11:7000 --keys keys/coordinator --once --json"""
+  decnn status --connect 192.168.0.11:7000 --keys keys/coordinator --once --json
+  decnn status --cluster cluster.toml"""
 
 COLUMNS = (
     "worker",
@@ -52,9 +54,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "nothing, also where another coordinator's session runs.",
         EXAMPLE,
     )
-    parser.add_argument(
-        "--connect", nargs="+", required=True, metavar="HOST:PORT", help="the workers"
-    )
+    add_connect(parser, required=True)
     add_keys(parser)
     parser.add_argument(
         "--interval",
@@ -73,7 +73,9 @@ def execute(options: argparse.Namespace) -> None:
     from decnn_tvm.errors import ClusterError
     from decnn_tvm.runtime.watching import Watcher
 
-    made = Watcher(options.connect, keys=options.keys, insecure=options.insecure)
+    found = connection(options)
+    assert found is not None  # one of its options is required
+    made = Watcher(found.addresses, keys=found.keys, insecure=options.insecure)
     with contextlib.closing(made) as watcher:
         watcher.look()
         if not (options.once or options.json) and sys.stdout.isatty():

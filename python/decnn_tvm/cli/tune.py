@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from decnn_tvm.cli.compile import parse_target, progress_bar
+from decnn_tvm.cli.connection import add_cluster, cluster_of
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
@@ -29,7 +30,8 @@ EXAMPLE = """\
   decnn tune resnet50.onnx --workers 4 --records records/
   decnn compile resnet50.onnx -o resnet50.pkg --workers 4 --records records/
   decnn tune resnet50.onnx --workers 4 --records records/ \\
-    --target raspberry-pi/4b-aarch64 --tracker 127.0.0.1:9190 --key pi4"""
+    --target rpi4 --tracker 127.0.0.1:9190 --key rpi4
+  decnn tune resnet50.onnx --records records/ --cluster cluster.toml"""
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -51,11 +53,11 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "--records", required=True, metavar="FOLDER", help="where measurements are kept"
     )
     add_split(parser)
+    add_cluster(parser, "take workers, tracker, key and target from a cluster file")
     parser.add_argument(
         "--target",
-        default="host",
         metavar="NAME",
-        help="'host' (default), a CPU tag of TVM such as raspberry-pi/4b-aarch64, or TVM's JSON",
+        help="'host' (default), a board such as rpi4, a CPU tag of TVM, or TVM's JSON",
     )
     parser.add_argument(
         "--trials", type=positive, default=16, metavar="N", help="candidates per layer (16)"
@@ -77,6 +79,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
 
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
+    target = _use_cluster(options)
     network = load_model(options)
     from decnn_tvm.tuning.tuner import tune
 
@@ -84,7 +87,7 @@ def execute(options: argparse.Namespace) -> None:
         report = tune(
             network,
             options.records,
-            target=parse_target(options.target),
+            target=target,
             trials=options.trials,
             tracker=options.tracker,
             key=options.key,
@@ -96,6 +99,20 @@ def execute(options: argparse.Namespace) -> None:
         print(json.dumps(report.to_dict(), indent=2))
     else:
         _show(report)
+
+
+def _use_cluster(options: argparse.Namespace) -> str | Mapping[str, Any]:
+    """Return the target; let a cluster file say what the command line leaves open."""
+    cluster = cluster_of(options)
+    if cluster is not None:
+        if not options.workers and not options.shares:
+            options.workers = len(cluster.workers)
+        options.tracker = options.tracker or cluster.tracker
+        if options.tracker:
+            board = cluster.board(options.key)
+            options.key = board.tuning_key
+            return parse_target(options.target) if options.target else board.target
+    return parse_target(options.target or "host")
 
 
 @contextlib.contextmanager

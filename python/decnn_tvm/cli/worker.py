@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 
-from decnn_tvm.cli.options import Commands, add_command, positive
+from decnn_tvm.cli.options import Commands, add_command, positive, size_option
 
 EXAMPLE = """\
   decnn worker --port 7000 &
@@ -49,7 +48,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     parser.add_argument("--threads", type=positive, metavar="N", help="threads of the kernels")
     parser.add_argument(
         "--memory",
-        type=_size,
+        type=size_option,
         metavar="SIZE",
         help="memory that the worker may take, such as 64M or 1.5G (what the machine has)",
     )
@@ -67,14 +66,6 @@ def execute(options: argparse.Namespace) -> None:
         if value := getattr(options, name):
             arguments += [f"--{name}", str(value)]
     main([*arguments, *(["--insecure"] if options.insecure else [])])
-
-
-def _size(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)i?B?", text)
-    size = int(float(found[1]) * 1024 ** " KMG".index(found[2] or " ")) if found else 0
-    if not size:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a size such as 64M or 1.5G")
-    return size
 
 
 def _port(text: str) -> int:

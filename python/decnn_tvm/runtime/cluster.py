@@ -11,7 +11,12 @@ from decnn_tvm.assignment import assign_groups
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.package import Package
 from decnn_tvm.runtime.credentials import Credentials
-from decnn_tvm.runtime.exposure import accept_all, accept_exposure, check_exposure, is_loopback
+from decnn_tvm.runtime.exposure import (
+    accept_all,
+    accept_exposure,
+    check_exposure,
+    reached_from,
+)
 from decnn_tvm.runtime.fleet import Fleet
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.remote_worker import RemoteWorker
@@ -96,8 +101,7 @@ class Cluster:
                 name = f"worker {rank} at {address}"
                 workers.append(RemoteWorker(address, name, timeout, credentials))
                 workers[-1].machine()
-            beyond = (w.own_host for w in workers if not is_loopback(w.own_host))
-            host = host or next(beyond, "127.0.0.1")
+            host = host or reached_from(worker.own_host for worker in workers)
             accept_exposure(host, keys=credentials is not None, insecure=insecure)
         except BaseException:
             for worker in workers:

@@ -27,6 +27,7 @@ from decnn_tvm.runtime.deployment import Deployment, Guard, StartRequest
 from decnn_tvm.runtime.machine import available, memory, this_machine
 from decnn_tvm.runtime.observation import Observation
 from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.probe_end import ProbeEnd
 from decnn_tvm.runtime.wire import MAX_ERROR, MAX_PAYLOAD
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def _parsed(request: str) -> Any:
     try:
         return json.loads(request)
     except (ValueError, RecursionError) as error:
-        raise ClusterError(f"start: the request is no JSON ({error}).") from error
+        raise ClusterError(f"the request is no JSON ({error}).") from error
 
 
 class WorkerState:
@@ -119,6 +120,7 @@ class WorkerState:
         self.deployment: Deployment | None = None
         self.owner: object = None
         self.refused_clients: Callable[[], int] = lambda: 0
+        self.probe = ProbeEnd(host, encrypt=encrypt, busy=lambda: self.deployment is not None)
         self._count = 0
 
     @property
@@ -192,6 +194,7 @@ class ControlService(rpyc.Service):  # type: ignore[misc]
 
     def on_disconnect(self, conn: Any) -> None:
         """End what the coordinator that went away had started."""
+        self._state.probe.close(self)
         self._state.close(self)
 
     @_answer
@@ -208,6 +211,18 @@ class ControlService(rpyc.Service):  # type: ignore[misc]
     def exposed_capacity(self) -> int:
         """Return the bytes that a session may take here."""
         return self._state.capacity
+
+    @_answer
+    def exposed_clock(self) -> float:
+        """Return the seconds since 1970 on this machine's clock."""
+        return time.time()
+
+    @_answer
+    def exposed_probe(self, step: str, request: str) -> Any:
+        """Take a step in the measurement of a link; see `ProbeEnd.take`."""
+        _expect(step, str)
+        _expect(request, str)
+        return self._state.probe.take(self, step, _parsed(request))
 
     @_answer
     def exposed_open(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from decnn_tvm.errors import InputError
 
@@ -21,6 +21,17 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def reached_from(hosts: Iterable[str]) -> str:
+    """Return this machine's address that all workers reach: one beyond loopback if one of them is.
+
+    Parameters
+    ----------
+    hosts : iterable of str
+        This machine's addresses that the workers see.
+    """
+    return next((host for host in hosts if not is_loopback(host)), "127.0.0.1")
 
 
 def check_exposure(host: str, *, keys: bool, insecure: bool) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from decnn_tvm.errors import PackageError
 from decnn_tvm.package import Manifest, versions
+from decnn_tvm.runtime.processor import normal_machine, processor_features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +27,11 @@ class Machine:
 
 def this_machine() -> Machine:
     """Return what this machine is."""
-    return Machine(machine=platform.machine(), features=_cpu_features(), versions=versions())
-
-
-def _cpu_features() -> tuple[str, ...]:
-    text = Path("/proc/cpuinfo").read_text()
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return tuple(found.group(1).split()) if found else ()
+    return Machine(
+        machine=normal_machine(platform.machine()),
+        features=processor_features(),
+        versions=versions(),
+    )
 
 
 def choose_target(manifest: Manifest, machine: Machine, name: str, wanted: str | None) -> str:
@@ -47,7 +46,8 @@ def choose_target(manifest: Manifest, machine: Machine, name: str, wanted: str |
     name : str
         The worker, for messages.
     wanted : str, optional
-        The target to use; by default the first that fits.
+        The target to use; by default the one that fits and asks for the most CPU features, the
+        first of several.
 
     Raises
     ------
@@ -71,9 +71,8 @@ def choose_target(manifest: Manifest, machine: Machine, name: str, wanted: str |
         )
     candidates = list(manifest.targets) if wanted is None else [wanted]
     misfits = {target: _misfit(manifest, target, machine) for target in candidates}
-    for target, misfit in misfits.items():
-        if not misfit:
-            return target
+    if fitting := [target for target, misfit in misfits.items() if not misfit]:
+        return max(fitting, key=lambda target: len(manifest.targets[target].features))
     reasons = "; ".join(f"target {target!r} needs {why}" for target, why in misfits.items())
     raise PackageError(
         f"{name} ({machine.machine}): no library of the package fits: {reasons}. "
