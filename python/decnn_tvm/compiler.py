@@ -24,6 +24,7 @@ from decnn_tvm.linking import link_shared_library
 from decnn_tvm.lowering import build_stages
 from decnn_tvm.network import Network
 from decnn_tvm.package import (
+    ESTIMATES,
     Package,
     TargetLibraries,
     check_replaceable,
@@ -36,6 +37,8 @@ from decnn_tvm.passes.split_stages import SplitStages, plan_of
 from decnn_tvm.passes.weights import unique_name
 from decnn_tvm.passes.wire_encoding import WireLimits
 from decnn_tvm.pipeline import spreading_passes
+from decnn_tvm.plan import Plan
+from decnn_tvm.planning.layer_costs import layer_costs
 from decnn_tvm.targets import CpuTarget, resolve_target
 
 if TYPE_CHECKING:
@@ -232,7 +235,35 @@ def _write(
         libraries[folder] = _target_libraries(target, paths)
         names += paths.values()
     report.step("package")
+    names.append(_write_estimates(draft, plan, split, targets, winograd))
     write_manifest(draft, plan, libraries, names, workers=workers)
+
+
+def _write_estimates(
+    draft: Path,
+    plan: Plan,
+    split: Mapping[int, tvm.IRModule],
+    targets: Mapping[str, CpuTarget],
+    winograd: bool,
+) -> str:
+    """Write what the cost model says of every stage; return the name of the file."""
+    estimates = {
+        folder: {
+            str(count): {
+                stage.function: sum(
+                    cost.cycles
+                    for cost in layer_costs(
+                        module[stage.function], target.target, winograd=winograd
+                    )
+                )
+                for stage in plan.stages
+            }
+            for count, module in split.items()
+        }
+        for folder, target in targets.items()
+    }
+    (draft / ESTIMATES).write_text(json.dumps(estimates))
+    return ESTIMATES
 
 
 def _read_records(folder: Path | str) -> Records:

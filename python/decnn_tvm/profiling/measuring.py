@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure a package on workers: stages on ready data, links, and what messages cost.
 
-Stages are timed on all workers at once, as they run. Links are timed one after the other, since
-what shares a port slows each other, by probes (`decnn_tvm.runtime.probing`): a probe of n bytes and
-its empty answer take
-
-    2 latency + n / bandwidth + what the processors do at both ends
-
-and the processors' clocks tell the last part. Where processors are held back (a quota), a second of
-theirs takes longer; how much longer shows in the stages.
+Links are timed first, one after the other and before anything is deployed, by
+`decnn_tvm.doctor.link_checks.LinkProber`; then stages, on all workers at once, as they run. A link
+alone on two idle machines takes, from an empty message to an empty message, its own time and that
+of the processors at both ends; the processors' clocks tell the last part. Where processors are held
+back (a quota), a second of theirs takes longer; how much longer shows in the stages.
 """
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from decnn_tvm.doctor.link_checks import LinkProber
+from decnn_tvm.errors import ClusterError
 from decnn_tvm.package import Package
 from decnn_tvm.profiling.profile import (
     COORDINATOR,
@@ -31,24 +28,19 @@ from decnn_tvm.profiling.profile import (
 )
 from decnn_tvm.runtime.calls import call_all
 from decnn_tvm.runtime.cluster import Cluster
-from decnn_tvm.runtime.engine import Link
 from decnn_tvm.runtime.fleet import Fleet
-from decnn_tvm.runtime.machine import choose_target
-from decnn_tvm.runtime.probing import Probes
-from decnn_tvm.runtime.steps import largest_payload
+from decnn_tvm.runtime.probe import LinkSpeed
 from decnn_tvm.transfers import HOST
 
 SECONDS = 2.0
 """For the stages, by default."""
 SLACK = 120.0
 """Seconds that an answer may take beyond those of the measurement."""
-PROBE_BYTES = 1 << 20
-SMALL, LARGE = 24, 6
-"""Probes without and with payload on each link."""
 ALL_PAIRS = 8
-"""Of more workers than these, only neighbours by rank are probed."""
-LEAST_WIRE = 0.2
-"""Part of a message's time that is the link's at least, however much the processors' clocks say."""
+"""Of more workers than these, only neighbours by rank are measured."""
+
+Speeds = Mapping[tuple[int, int], LinkSpeed]
+"""By sender and receiver, of which the coordinator may be one."""
 
 
 def measure_profile(
@@ -84,44 +76,44 @@ def measure_profile(
     PackageError, PartitionError
         The package does not fit the workers.
     """
-    names = [f"worker{rank}" for rank in range(len(cluster.workers))] if names is None else names
+    names = [f"worker-{rank}" for rank in range(len(cluster.workers))] if names is None else names
+    speeds = _measure_links(cluster)
     fleet = cluster.enlist(package, shares=shares, target=target)
     try:
-        link = fleet.form([], 0)
+        fleet.form([], 0)
         stages = _time_stages(fleet, seconds)
-        slowness = {rank: _slowness(found) for rank, found in stages.items()}
-        size = min(PROBE_BYTES, largest_payload(package.plan))
-        probes = _probe_links(fleet, link, size, [*stages])
-        cost = _message_costs(probes, slowness)
-        machines = [worker.machine() for worker in cluster.workers]
-        targets = [
-            choose_target(package.manifest, machine, name, target)
-            for machine, name in zip(machines, names, strict=True)
-        ]
         workers = tuple(
-            WorkerProfile(
-                name=name,
-                target=targets[rank],
-                groups=len(fleet.assignment[rank]),
-                stages=_stage_profiles(
-                    package, targets[rank], len(fleet.assignment[rank]), stages.get(rank, [])
-                ),
-                seconds_per_message=cost[rank][0],
-                seconds_per_byte=cost[rank][1],
-                weight_bytes=fleet.status(rank)["weight_bytes"],
-                memory_bytes=fleet.memory(rank),
-            )
+            _worker(fleet, package, rank, name, stages.get(rank, []), speeds)
             for rank, name in enumerate(names)
         )
     finally:
         fleet.close()
+    called = {HOST: COORDINATOR, **dict(enumerate(names))}
     return Profile(
         model=package.plan.model,
         plan_sha256=plan_sha256(package.plan),
         workers=workers,
-        coordinator=_coordinator(*cost[HOST]),
-        links=tuple(_link(probe, names, cost) for probe in probes),
+        coordinator=_coordinator(*_message_costs(speeds, HOST)),
+        links=tuple(_links(speeds, called)),
     )
+
+
+def _measure_links(cluster: Cluster) -> Speeds:
+    """Return what was measured from each machine to each, or to its neighbours among many."""
+    workers = dict(enumerate(cluster.workers))
+    ranks = {worker.name: rank for rank, worker in workers.items()} | {COORDINATOR: HOST}
+    found: dict[tuple[int, int], LinkSpeed] = {}
+    with LinkProber(
+        workers, host=cluster.host, encrypt=cluster.encrypted, route=cluster.route
+    ) as prober:
+        if prober.refused:
+            raise ClusterError("; ".join(prober.refused.values()))
+        for source, target in prober.pairs():
+            one, other = ranks[source], ranks[target]
+            far = HOST not in (one, other) and abs(one - other) > 1
+            if len(workers) <= ALL_PAIRS or not far:
+                found[one, other] = prober.measure(source, target)
+    return found
 
 
 def _time_stages(fleet: Fleet, seconds: float) -> Mapping[int, list[dict[str, Any]]]:
@@ -147,100 +139,50 @@ def _slowness(stages: Sequence[Mapping[str, float]]) -> float:
     return sum(stage["seconds"] for stage in stages) / processor if processor else 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Probe:
-    """What probes between two ranks took: medians to the answer, processor seconds of each."""
-
-    one: int
-    other: int
-    size: int
-    empty_seconds: float
-    full_seconds: float
-    empty_processor: tuple[float, float]
-    full_processor: tuple[float, float]
-
-
-def _probe_links(fleet: Fleet, link: Link, size: int, ranks: Sequence[int]) -> list[_Probe]:
-    pairs = list(itertools.combinations(ranks, 2))
-    if len(ranks) > ALL_PAIRS:
-        pairs = list(zip(ranks, ranks[1:], strict=False))
-    own = _own_probes(link)
-
-    def from_host(target: int, size: int, count: int) -> dict[str, Any]:
-        return own.measure(target, size, count)
-
-    def from_worker(rank: int) -> Callable[[int, int, int], dict[str, Any]]:
-        return lambda *args: fleet.call(rank, "probe", *args, timeout=SLACK)  # type: ignore[no-any-return]
-
-    found = [_probe(fleet, HOST, rank, size, from_host) for rank in ranks]
-    return found + [_probe(fleet, one, other, size, from_worker(one)) for one, other in pairs]
-
-
-def _own_probes(link: Link) -> Probes:
-    def receive() -> None:
-        message = link.receive(0.05)
-        if message is not None:
-            probes.take(message)
-
-    probes = Probes(link.send, receive)
-    return probes
-
-
-def _probe(
+def _worker(
     fleet: Fleet,
-    one: int,
-    other: int,
-    size: int,
-    measure: Callable[[int, int, int], dict[str, Any]],
-) -> _Probe:
-    measure(other, size, 1)  # connections are made, and memory is taken, once
-    runs = []
-    for length, count in ((0, SMALL), (size, LARGE)):
-        before = fleet.call(other, "processor_seconds")
-        found = measure(other, length, count)
-        after = fleet.call(other, "processor_seconds")
-        processor = (found["processor_seconds"] / count, (after - before) / count)
-        runs.append((statistics.median(found["seconds"]), processor))
-    (empty, empty_processor), (full, full_processor) = runs
-    return _Probe(one, other, size, empty, full, empty_processor, full_processor)
-
-
-def _message_costs(
-    probes: Sequence[_Probe], slowness: Mapping[int, float]
-) -> dict[int, tuple[float, float]]:
-    """Return seconds per message and per byte of each rank, as they come off its stages."""
-    messages: dict[int, list[float]] = {}
-    contents: dict[int, list[float]] = {}
-    for probe in probes:
-        for side, rank in enumerate((probe.one, probe.other)):
-            empty, full = probe.empty_processor[side], probe.full_processor[side]
-            # A question and its answer are two messages at either end.
-            messages.setdefault(rank, []).append(empty / 2)
-            contents.setdefault(rank, []).append(max(0.0, full - empty) / probe.size)
-    return {
-        rank: tuple(
-            slowness.get(rank, 1.0) * statistics.median(x[rank]) for x in (messages, contents)
-        )  # type: ignore[misc]
-        for rank in messages
-    }
-
-
-def _link(
-    probe: _Probe, names: Sequence[str], cost: Mapping[int, tuple[float, float]]
-) -> LinkProfile:
-    ends = [COORDINATOR if rank == HOST else names[rank] for rank in (probe.one, probe.other)]
-    processors = sum(
-        max(0.0, full - empty)
-        for empty, full in zip(probe.empty_processor, probe.full_processor, strict=True)
+    package: Package,
+    rank: int,
+    name: str,
+    stages: Sequence[Mapping[str, Any]],
+    speeds: Speeds,
+) -> WorkerProfile:
+    chosen, groups = fleet.target(rank), len(fleet.assignment[rank])
+    slowness = _slowness(stages)
+    message, content = _message_costs(speeds, rank)
+    return WorkerProfile(
+        name=name,
+        target=chosen,
+        groups=groups,
+        stages=_stage_profiles(package, chosen, groups, stages),
+        seconds_per_message=slowness * message,
+        seconds_per_byte=slowness * content,
+        weight_bytes=fleet.status(rank)["weight_bytes"],
+        memory_bytes=fleet.memory(rank),
     )
-    content = max(probe.full_seconds - probe.empty_seconds, 1e-9)
-    wire = max(content - processors, LEAST_WIRE * content)
-    latency = max(0.0, probe.empty_seconds - sum(probe.empty_processor)) / 2
-    return LinkProfile(
-        between=(ends[0], ends[1]),
-        bytes_per_second=probe.size / wire,
-        latency_seconds=latency,
+
+
+def _message_costs(speeds: Speeds, rank: int) -> tuple[float, float]:
+    """Return processor seconds per message and per byte of one machine."""
+    own = [speed for (source, _), speed in speeds.items() if source == rank]
+    return (
+        statistics.median(speed.seconds_per_message for speed in own),
+        statistics.median(speed.seconds_per_byte for speed in own),
     )
+
+
+def _links(speeds: Speeds, names: Mapping[int, str]) -> Iterator[LinkProfile]:
+    """Yield a link for each two machines: the worse of both directions."""
+    for one, other in speeds:
+        if one < other:
+            ways = (speeds[one, other], speeds[other, one])
+            processors = sum(way.seconds_per_message for way in ways)
+            latency = max(way.latency for way in ways)
+            yield LinkProfile(
+                between=(names[one], names[other]),
+                bytes_per_second=min(way.bandwidth for way in ways) / 8,
+                latency_seconds=max(0.0, latency - processors),
+            )
 
 
 def _stage_profiles(

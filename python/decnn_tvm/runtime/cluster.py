@@ -233,6 +233,11 @@ class Cluster:
         return address
 
     @property
+    def host(self) -> str:
+        """Interface of the coordinator's data plane."""
+        return self._host
+
+    @property
     def encrypted(self) -> bool:
         """Whether both planes run with keys."""
         return self._credentials is not None

@@ -268,19 +268,6 @@ class ControlService(rpyc.Service):  # type: ignore[misc]
         return self._state.of(self).time_stages(1e-3 * milliseconds)
 
     @_answer
-    def exposed_probe(self, target: int, size: int, count: int) -> dict[str, Any]:
-        """Time messages to another rank of our session."""
-        _expect(target, int)
-        _expect(size, int)
-        _expect(count, int)
-        return self._state.of(self).probe(target, size, count)
-
-    @_answer
-    def exposed_processor_seconds(self) -> float:
-        """Return the processor time that this process has taken."""
-        return time.process_time()
-
-    @_answer
     def exposed_observe(self) -> dict[str, Any]:
         """Return state, progress, memory and traffic, whoever's session it is."""
         return self._state.observe().to_json()

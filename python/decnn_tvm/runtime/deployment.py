@@ -245,14 +245,8 @@ class Deployment:
         engine, library, request = self._engine, self._library, self._request
         if engine is None or library is None or request is None:
             raise ClusterError("this worker owns no channel groups, so it has no stages to time.")
-        groups = len(request.assignment[request.rank])
+        groups = request.assignment[request.rank]
         return time_stages(library, engine.executor.plan, groups, seconds)
-
-    def probe(self, target: int, size: int, count: int) -> dict[str, Any]:
-        """Return what `decnn_tvm.runtime.probing.Probes.measure` finds from here to a rank."""
-        if self._engine is None:
-            raise ClusterError("this worker owns no channel groups, so it sends no probes.")
-        return self._engine.probes.measure(target, size, count)
 
     @property
     def orphaned(self) -> bool:

@@ -18,7 +18,6 @@ from typing import Any
 
 from decnn_tvm.runtime import log_context
 from decnn_tvm.runtime.executor import Executor, Outgoing, StageRunner
-from decnn_tvm.runtime.probing import Probes
 from decnn_tvm.runtime.transport import Transport
 from decnn_tvm.runtime.wire import (
     ERROR,
@@ -164,7 +163,6 @@ class Engine:
         self.executor = executor
         self.counters = Counters() if counters is None else counters
         self._runner, self._link = runner, link
-        self.probes = Probes(link.send)
         self.failure: str | None = None
 
     def step(self, timeout: float) -> bool:
@@ -206,8 +204,6 @@ class Engine:
         return busy
 
     def _accept(self, message: Message) -> None:
-        if self.probes.take(message):
-            return
         start = time.monotonic()
         if self.executor.accept(message):
             what = str(self.executor.plan.movements[message.header.movement])

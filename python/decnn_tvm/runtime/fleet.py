@@ -200,6 +200,10 @@ class Fleet:
         status: dict[str, Any] = self._roster.mates[rank].worker.call("status")
         return status
 
+    def target(self, rank: int) -> str:
+        """Return which of the package's targets a worker runs."""
+        return self._roster.mates[rank].target
+
     def memory(self, rank: int) -> int:
         """Return the bytes that a session may take on a worker."""
         return self._roster.mates[rank].memory

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from decnn_tvm.plan import Plan, Stage, Value
+from decnn_tvm.plan import Indices, Plan, Stage, Value
 from decnn_tvm.runtime.library import StageLibrary
 from decnn_tvm.runtime.tensors import Array, aligned_empty
 
@@ -23,9 +23,9 @@ KERNEL_ROUNDS = 3
 
 
 def time_stages(
-    library: StageLibrary, plan: Plan, groups: int, seconds: float
+    library: StageLibrary, plan: Plan, groups: Indices, seconds: float
 ) -> list[dict[str, Any]]:
-    """Run the stages of a device with `groups` channel groups for about `seconds`.
+    """Run the stages of the owner of `groups` for about `seconds`.
 
     Returns
     -------
@@ -33,8 +33,8 @@ def time_stages(
         For each stage ``function``, mean ``seconds``, mean ``processor_seconds``, and ``kernels``:
         the share of the stage's time by the name of the kernel.
     """
-    ready = [_ready(plan, stage, groups) for stage in plan.stages]
-    calls = list(zip(plan.stages, ready, strict=True))
+    own = [stage for stage in plan.stages if stage.runs_on(groups)]
+    calls = [(stage, _ready(plan, stage, len(groups))) for stage in own]
     for stage, arrays in calls:
         library(stage.function, arrays)
     wall, processor = [0.0] * len(calls), [0.0] * len(calls)
@@ -54,7 +54,7 @@ def time_stages(
             "processor_seconds": processor[index] / rounds,
             "kernels": shares[index],
         }
-        for index, stage in enumerate(plan.stages)
+        for index, stage in enumerate(own)
     ]
 
 

@@ -22,8 +22,6 @@ ERROR = 0xFFFFFFFF
 """In place of a movement: the payload is the text of an error of the sender."""
 HEARTBEAT = 0xFFFFFFFE
 """In place of a movement: the payload is a `decnn_tvm.runtime.heartbeat.Pulse`."""
-PROBE, ANSWER = 0xFFFFFFFD, 0xFFFFFFFC
-"""In place of a movement: asks for an answer, and is one; see `decnn_tvm.runtime.probing`."""
 MAX_FRAMES = 64
 MAX_PAYLOAD = 1 << 31
 MAX_ERROR = 1 << 16
@@ -52,7 +50,7 @@ class Header:
     sample : int
         Number of the sample, from 0.
     movement : int
-        Index in ``plan.movements``, `ERROR`, `HEARTBEAT`, `PROBE` or `ANSWER`.
+        Index in ``plan.movements``, `ERROR` or `HEARTBEAT`.
     source : int
         Rank of the sender, `decnn_tvm.transfers.HOST` for the coordinator.
     """

@@ -15,7 +15,7 @@ from decnn_tvm.errors import PackageError
 from decnn_tvm.plan import Indices, Plan, holds, nbytes
 from decnn_tvm.runtime.steps import Move, all_moves, check_host, stages_of, uses_of
 from decnn_tvm.runtime.wire import HEADER_BYTES
-from decnn_tvm.transfers import HOST, payload_bytes
+from decnn_tvm.transfers import HOST, check_assignment, payload_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,15 @@ class Script:
     padding: tuple[int, ...]
 
 
-def scripts_of(plan: Plan, assignment: Sequence[Indices]) -> list[dict[int, Script]]:
-    """Return the scripts of the ranks that take part, the coordinator's too.
+class Scripts:
+    """The scripts of all ranks; those of replicas differ by sample.
 
-    One mapping for each turn: sample s is of turn s modulo their number, which is 1 but for
-    replicas.
+    Parameters
+    ----------
+    plan : Plan
+        The split network.
+    assignment : sequence of tuple of int
+        Groups of each device.
 
     Raises
     ------
@@ -94,20 +98,41 @@ def scripts_of(plan: Plan, assignment: Sequence[Indices]) -> list[dict[int, Scri
     PackageError
         The plan lacks a movement, or an input or output is not at the coordinator.
     """
-    check_host(plan)
-    counts = {HOST: 1, **{rank: len(groups) for rank, groups in enumerate(assignment)}}
-    index = {value.name: i for i, value in enumerate(plan.values)}
-    turns = plan.groups if plan.strategy == "replicas" else 1
-    scripts = []
-    for turn in range(turns):
-        owners = owners_of_sample(plan, assignment, turn)
-        made = {}
-        for rank, moves in all_moves(plan, assignment, turn).items():
-            stages = stages_of(plan, assignment, rank, turn)
-            groups = owners[rank] if rank != HOST else ()
-            made[rank] = _script(plan, index, moves, stages, rank, groups, counts[rank])
-        scripts.append(made)
-    return scripts
+
+    def __init__(self, plan: Plan, assignment: Sequence[Indices]) -> None:
+        check_host(plan)
+        check_assignment(plan, assignment)
+        self._plan, self._assignment = plan, assignment
+        self._counts = {HOST: 1, **{rank: len(groups) for rank, groups in enumerate(assignment)}}
+        self._index = {value.name: i for i, value in enumerate(plan.values)}
+        self._owners = {group: rank for rank, groups in enumerate(assignment) for group in groups}
+        self._made: dict[int, dict[int, Script]] = {}
+
+    def of(self, sample: int) -> dict[int, Script]:
+        """Return the scripts of the ranks that take part in a sample, the coordinator's too."""
+        replicas = self._plan.strategy == "replicas"
+        turn = sample % self._plan.groups if replicas else 0
+        # Turns of one device are alike.
+        owner = self._owners[turn] if replicas else 0
+        if owner not in self._made:
+            self._made[owner] = self._make(turn)
+        return self._made[owner]
+
+    def _make(self, turn: int) -> dict[int, Script]:
+        plan, assignment = self._plan, self._assignment
+        owners = {HOST: (), **dict(enumerate(owners_of_sample(plan, assignment, turn)))}
+        return {
+            rank: _script(
+                plan,
+                self._index,
+                moves,
+                stages_of(plan, assignment, rank, turn),
+                rank,
+                owners[rank],
+                self._counts[rank],
+            )
+            for rank, moves in all_moves(plan, assignment, turn).items()
+        }
 
 
 def _script(

@@ -16,7 +16,7 @@ as `decnn_tvm.runtime.executor` does. A test plays both side by side. What is ad
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from decnn_tvm.errors import InputError
@@ -25,7 +25,7 @@ from decnn_tvm.runtime.statistics import EventKind, TimelineEvent
 from decnn_tvm.runtime.steps import oldest_first
 from decnn_tvm.simulation.machines import Device, Machines
 from decnn_tvm.simulation.outcome import Outcome
-from decnn_tvm.simulation.script import Script, scripts_of
+from decnn_tvm.simulation.script import Script, Scripts
 from decnn_tvm.transfers import HOST
 
 StageSeconds: TypeAlias = Callable[[int, str], float]
@@ -75,7 +75,7 @@ def simulate(
         )
     if samples < 1 or window < 1:
         raise InputError(f"simulation: samples={samples}, window={window}: expected at least 1.")
-    scripts = scripts_of(plan, assignment)
+    scripts = Scripts(plan, assignment)
     return _Simulation(plan, scripts, machines, stage_seconds, window, timeline).run(samples)
 
 
@@ -95,8 +95,9 @@ class _Sample:
 class _Rank:
     """One device, or the coordinator."""
 
-    def __init__(self, device: Device, seconds: Mapping[int, float]) -> None:
-        self.device, self.seconds = device, seconds
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.seconds: dict[int, float] = {}
         self.samples: dict[int, _Sample] = {}
         self.ready: set[tuple[int, int]] = set()
         self.running: tuple[int, int] | None = None
@@ -115,25 +116,16 @@ class _Simulation:
     def __init__(
         self,
         plan: Plan,
-        scripts: Sequence[dict[int, Script]],
+        scripts: Scripts,
         machines: Machines,
         stage_seconds: StageSeconds,
         window: int,
         timeline: bool,
     ) -> None:
         self.plan, self.machines, self.window = plan, machines, window
-        self.scripts = scripts
-        runs: dict[int, set[int]] = {rank: set() for rank in (HOST, *range(len(machines.devices)))}
-        for turn in scripts:
-            for rank, script in turn.items():
-                runs[rank].update(script.stages)
-        self.ranks = {
-            rank: _Rank(
-                machines.device(rank),
-                {stage: stage_seconds(rank, plan.stages[stage].function) for stage in stages},
-            )
-            for rank, stages in runs.items()
-        }
+        self.scripts, self.stage_seconds = scripts, stage_seconds
+        ranks = (HOST, *range(len(machines.devices)))
+        self.ranks = {rank: _Rank(machines.device(rank)) for rank in ranks}
         index = {value.name: i for i, value in enumerate(plan.values)}
         self.given = [index[name] for name in plan.inputs]
         self.wanted = frozenset(index[name] for name in plan.outputs)
@@ -189,7 +181,7 @@ class _Simulation:
         own = self.ranks[rank]
         state = own.samples.get(sample)
         if state is None:
-            script = self.scripts[sample % len(self.scripts)][rank]
+            script = self.scripts.of(sample)[rank]
             state = own.samples[sample] = _Sample(script)
             for value in script.padding:
                 self._complete(rank, sample, value)
@@ -284,8 +276,14 @@ class _Simulation:
         own.running, own.start = chosen, self.now
         # What is left to do for messages takes its part of the time.
         backlog = max(0.0, own.processor_free - self.now)
-        own.end = self.now + own.seconds[chosen[1]] + backlog
+        own.end = self.now + self._seconds(rank, chosen[1]) + backlog
         self._at(own.end, self._end, rank)
+
+    def _seconds(self, rank: int, stage: int) -> float:
+        own = self.ranks[rank]
+        if stage not in own.seconds:
+            own.seconds[stage] = self.stage_seconds(rank, self.plan.stages[stage].function)
+        return own.seconds[stage]
 
     def _end(self, rank: int) -> None:
         own = self.ranks[rank]
