@@ -8,13 +8,16 @@ import tvm_ffi
 from decnn_tvm import errors
 from decnn_tvm.passes.bind_weights import BindWeights
 from decnn_tvm.passes.canonicalize_channel_selection import CanonicalizeChannelSelection
+from decnn_tvm.passes.cut_pipeline import CutPipeline
 from decnn_tvm.passes.decouple_convolutions import DecoupleConvolutions
 from decnn_tvm.passes.fold_batch_norm import FoldBatchNorm
 from decnn_tvm.passes.fold_weight_transforms import FoldWeightTransforms
 from decnn_tvm.passes.insert_channel_shuffle import InsertChannelShuffle
+from decnn_tvm.passes.keep_whole import KeepWhole
 from decnn_tvm.passes.lift_weights import LiftWeights
 from decnn_tvm.passes.normalize_images import NormalizeImages
 from decnn_tvm.passes.propagate_placement import PropagatePlacement
+from decnn_tvm.passes.propagate_rows import PropagateRows
 from decnn_tvm.passes.split_rows import SplitRows
 from decnn_tvm.passes.split_stages import SplitStages
 from decnn_tvm.passes.use_blocked_layouts import UseBlockedLayouts
@@ -23,13 +26,16 @@ from decnn_tvm.passes.widen_channels import WidenChannels
 __all__ = [
     "BindWeights",
     "CanonicalizeChannelSelection",
+    "CutPipeline",
     "DecoupleConvolutions",
     "FoldBatchNorm",
     "FoldWeightTransforms",
     "InsertChannelShuffle",
+    "KeepWhole",
     "LiftWeights",
     "NormalizeImages",
     "PropagatePlacement",
+    "PropagateRows",
     "SplitRows",
     "SplitStages",
     "UseBlockedLayouts",

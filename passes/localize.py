@@ -11,9 +11,10 @@ import tvm
 from tvm import relax
 
 from decnn_tvm.passes.dataflow_graph import convolve
+from decnn_tvm.passes.localize_strips import localize_strip
 from decnn_tvm.passes.placement_rules import sliced_axes
 from decnn_tvm.passes.weights import is_call, static_shape
-from decnn_tvm.plan import Placement, Sharded
+from decnn_tvm.plan import Placement, Sharded, Strips
 
 _RESHAPES = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.flatten")
 
@@ -54,6 +55,10 @@ def localize(
     group_count : int
         Channel groups on the device.
     """
+    if isinstance(operand, Strips) and isinstance(call.op, tvm.ir.Op):
+        on_strip = localize_strip(call, args, local_shape, builder)
+        if on_strip is not None:
+            return on_strip
     if is_call(call, "relax.nn.conv2d") and int(call.attrs.groups) > 1:
         return _group_convolution(call, args, operand)
     if isinstance(call.op, tvm.ir.Op) and call.op.name in _RESHAPES:
@@ -61,6 +66,13 @@ def localize(
     if is_call(call, "relax.concat") and group_count > 1 and isinstance(operand, Sharded):
         if int(call.attrs.axis) % len(local_shape) == operand.axis:
             return _concat_by_group(args[0].fields, operand.axis, builder, group_count)
+    return same_call(call, args)
+
+
+def same_call(call: relax.Call, args: list[relax.Expr]) -> relax.Call:
+    """Return `call` on other arguments."""
+    if is_call(call, "relax.take"):  # its default mode warns of indices out of bounds
+        return relax.op.take(*args, axis=call.attrs.axis, mode="clip")
     return relax.Call(call.op, args, call.attrs, call.ty_args)
 
 
@@ -94,8 +106,8 @@ def _reshape(
     local_shape: tuple[int, ...],
     builder: relax.BlockBuilder,
 ) -> relax.Expr:
-    """Reshape; where channels are flattened to features they come first (see `_flattened`)."""
-    if isinstance(operand, Sharded) and operand.axis != 1 and len(local_shape) == 2:
+    """Reshape; where channels are flattened to features they come first (see `flattened`)."""
+    if isinstance(operand, Sharded | Strips) and operand.axis != 1 and len(local_shape) == 2:
         others = [a for a in range(1, len(data.ty.shape)) if a != operand.axis]
         data = builder.emit(relax.op.permute_dims(data, [0, operand.axis, *others]))
     return relax.op.reshape(data, local_shape)

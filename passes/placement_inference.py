@@ -9,7 +9,7 @@ declines, gathers its operands and runs replicated, with a logged reason.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import tvm
@@ -19,12 +19,13 @@ from decnn_tvm.passes.placement_rules import (
     Context,
     Decision,
     Operand,
+    Rule,
     rule_for,
     whole,
 )
 from decnn_tvm.passes.weights import inputs_of, static_shape, weight_vars
 from decnn_tvm.placement.ownership import Groups, fragments
-from decnn_tvm.plan import Host, Placement, Replicated, Sharded
+from decnn_tvm.plan import Host, Placement, Replicated, Sharded, Strips
 
 logger = logging.getLogger(__name__)
 
@@ -80,25 +81,30 @@ def output_vars(func: relax.Function) -> list[relax.Var]:
 
 
 def infer_placement(
-    func: relax.Function, groups: int, preferred: Mapping[relax.Var, Groups]
+    func: relax.Function,
+    groups: int,
+    preferred: Mapping[relax.Var, Groups],
+    rules: Callable[[relax.Call], Rule | None] = rule_for,
 ) -> Inference:
-    """Infer the placement of every tensor of `func` over `groups` channel groups.
+    """Infer the placement of every tensor of `func` over `groups` groups.
 
     Parameters
     ----------
     func : relax.Function
         In canonical form: named weights, one dataflow block, static shapes.
     groups : int
-        Number of channel groups.
+        Number of groups.
     preferred : mapping
         The local channel order that free variables should have.
+    rules : callable
+        Gives the rule of an operator's call.
     """
     found = Inference(groups)
     weights = set(weight_vars(func))
     for var in inputs_of(func):
         found.placements[var] = Host()
     for var, value in bindings_of(func):
-        found.placements[var] = _bind(var, value, weights, preferred.get(var), found)
+        found.placements[var] = _bind(var, value, weights, preferred.get(var), found, rules)
     for var in output_vars(func):
         if found.placements.get(var) not in (None, Host()):
             found.movements.setdefault((var, Host()))
@@ -111,6 +117,7 @@ def _bind(
     weights: set[relax.Var],
     preferred: Groups | None,
     found: Inference,
+    rules: Callable[[relax.Call], Rule | None],
 ) -> Placement:
     if isinstance(value, relax.Var):
         return found.placements[value]
@@ -121,7 +128,7 @@ def _bind(
         i for i, a in enumerate(arguments(value)) if (a, Replicated()) in found.movements
     )
     context = Context(groups=found.groups, preferred=preferred, gathered=gathered)
-    rule = rule_for(value)
+    rule = rules(value)
     decision: Decision | str = "no placement rule"
     if found.groups == 1:
         decision = whole(args)  # one group holds everything: nothing needs to move
@@ -147,7 +154,8 @@ def route(source: Placement, target: Placement) -> list[Placement]:
     """
     if source == target:
         return []
-    if isinstance(source, Sharded) and isinstance(target, Sharded) and source.axis != target.axis:
+    spread = Sharded | Strips
+    if isinstance(source, spread) and isinstance(target, spread) and source.axis != target.axis:
         return [Replicated(), target]
     return [target]
 

@@ -381,10 +381,10 @@ def _reshape(call: relax.Call, args: Sequence[Operand | None], context: Context)
             return Decision(operands={0: placement}, result=result, carries_order=True)
     if len(target) != 2 or target[0] != source[0]:
         return f"reshape of {source} to {target} with axis {axis} sharded"
-    return Decision(operands={0: placement}, result=Sharded(1, _flattened(placement, source)))
+    return Decision(operands={0: placement}, result=Sharded(1, flattened(placement, source)))
 
 
-def _flattened(placement: Sharded, source: Shape) -> Groups:
+def flattened(placement: Sharded, source: Shape) -> Groups:
     """Return feature ownership after ``(B, ..., C, ...) -> (B, F)``, channel by channel.
 
     The local shard is flattened with its channels outermost, whatever the axis order; the weights

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which input rows some output rows of a convolution need, and where bands of rows are cut."""
+"""Which input rows some output rows of a layer need, and where bands of rows are cut."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def window_of(call: relax.Call, rows: tuple[int, int], edges: Sequence[int] = ()
     to one of `edges`: what comes whole need not be cut.
     """
     height = static_shape(call.args[0])[2]
-    stride, top, reach = _geometry(call)
+    stride, top, reach = row_geometry(call)
     first = rows[0] * stride - top
     last = (rows[1] - 1) * stride - top + reach + 1
     whole = (edge for edge in (*edges, height) if last <= edge < last + stride)
@@ -60,14 +60,19 @@ def band_edges(height: int, bands: int) -> list[int]:
 
 def output_edges(call: relax.Call, edges: Sequence[int]) -> list[int]:
     """Return for input bands the output bands that need nothing beyond the same input band."""
-    stride, top, reach = _geometry(call)
+    stride, top, reach = row_geometry(call)
     height = static_shape(call)[2]
     inner = [(edge + top - reach - 1) // stride + 1 for edge in edges[1:-1]]
     return [0, *(min(max(edge, 0), height) for edge in inner), height]
 
 
-def _geometry(call: relax.Call) -> tuple[int, int, int]:
-    """Return stride, padding above, and how many rows a window spans beyond its first."""
+def row_geometry(call: relax.Call) -> tuple[int, int, int]:
+    """Return stride, padding above, and how many rows a window spans beyond its first.
+
+    For a convolution or a pooling of NCHW data.
+    """
     attrs = call.attrs
-    reach = int(attrs.dilation[0]) * (static_shape(call.args[1])[2] - 1)
+    is_convolution = hasattr(attrs, "kernel_layout")
+    kernel = static_shape(call.args[1])[2] if is_convolution else int(attrs.pool_size[0])
+    reach = int(attrs.dilation[0]) * (kernel - 1)
     return int(attrs.strides[0]), int(attrs.padding[0]), reach

@@ -8,8 +8,9 @@ boundary tensor (see `Value.block`). Module attributes: ``decnn.plan``, the `Pla
 for every `groups_per_device`; ``decnn.weights``, a map of weight names to one slice per channel
 group (to a single tensor where it is replicated).
 
-A value is in stage s if computing it takes s movements one after another; all movements between
-two stages run at the same time. Runs after `PropagatePlacement`. Exact but for what
+A value is in stage s if computing it takes s movements one after another, or if stage s of a
+pipeline owns it; all movements between two stages run at the same time. Runs after
+`PropagatePlacement`, `PropagateRows`, `CutPipeline` or `KeepWhole`. Exact but for what
 `decnn_tvm.passes.wire_encoding` rounds.
 """
 
@@ -134,6 +135,7 @@ class _Planner:
             values=tuple(self._values(stages)),
             weights=tuple(self._weights()),
             stages=stages,
+            strategy=graph.strategy,
             movements=tuple(
                 movement
                 for target in self.moves
@@ -160,6 +162,7 @@ class _Planner:
             inputs=tuple(inputs),
             weights=(*weights, *self.scales.read_by(inputs, outputs)),
             outputs=tuple(outputs),
+            group=graph.owner(variables[0]),
         )
 
     def _arrives_as(self, var: relax.Var) -> list[str]:
@@ -229,6 +232,7 @@ class _Planner:
                     dtype=str(piece.dtype),
                     combine=shard.combine,
                     axis=shard.axis,
+                    group=shard.group,
                 )
             )
         return [*result, *self.scales.weights()]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterable
@@ -24,10 +25,13 @@ from decnn_tvm.placement.shard import WeightShard, shard_from_json
 from decnn_tvm.plan import (
     Host,
     Movement,
+    Owned,
     Partial,
     Placement,
     Replicated,
     Sharded,
+    Strategy,
+    Strips,
     local_shape,
     placement_from_json,
 )
@@ -69,6 +73,7 @@ class StageGraph:
     func: relax.Function
     wire: str
     limits: WireLimits = field(default_factory=dict)
+    strategy: Strategy = field(init=False)
     groups: int = field(init=False)
     decoupled: bool = field(init=False)
     placements: dict[str, Placement] = field(init=False)
@@ -87,6 +92,7 @@ class StageGraph:
                 "SplitStages: main has no placement: run PropagatePlacement first."
             )
         data = json.loads(str(attrs["decnn.placement"]))
+        self.strategy = data["strategy"]
         self.groups, self.decoupled = data["groups"], data["decoupled"]
         self.placements = {n: placement_from_json(p) for n, p in data["values"].items()}
         self.shards = {n: shard_from_json(s) for n, s in data["weights"].items()}
@@ -98,6 +104,9 @@ class StageGraph:
         for var, value in self.bound.items():
             levels = [self.level[v] for v in self.read_by(value)]
             self.level[var] = max(levels, default=0) + is_movement(value)
+            owner = self.owner(var)
+            if owner is not None:
+                self.level[var] = owner
         self.readers = {var: [] for var in self.level}
         for var, value in self.bound.items():
             for source in dict.fromkeys(self.read_by(value)):
@@ -114,6 +123,11 @@ class StageGraph:
     def placement(self, var: relax.Var) -> Placement:
         """Return the placement of `var`."""
         return self.placements[var.name]
+
+    def owner(self, var: relax.Var) -> int | None:
+        """Return the group whose owner alone holds `var`, if there is one."""
+        placement = self.placements.get(var.name)
+        return placement.group if isinstance(placement, Owned) else None
 
     def movements(self) -> dict[relax.Var, relax.Var]:
         """Return for each variable that a movement binds its source."""
@@ -139,12 +153,10 @@ class StageGraph:
     def integers(self, target: relax.Var) -> tuple[int, str] | None:
         """Return scaled axis and type of the movement to `target` as integers, if it may be so."""
         source = self.bound[target].args[1]
-        placement = self.placement(source)
-        if not isinstance(placement, Sharded) or self.placement(target) == _HOST:
+        axis = _channel_axis(self.placement(source), len(static_shape(source)))
+        if axis is None or self.placement(target) == _HOST or str(source.ty.dtype) != "float32":
             return None
-        if str(source.ty.dtype) != "float32":
-            return None
-        return placement.axis, "uint8" if is_non_negative(source, self.bound) else "int8"
+        return axis, "uint8" if is_non_negative(source, self.bound) else "int8"
 
     def encoding(self, target: relax.Var) -> Encoding:
         """Return how the movement to `target` sends its value."""
@@ -158,6 +170,10 @@ class StageGraph:
             return Encoding(dtype=self.wire)
         axis, dtype = integers
         limits = self.limits.get(self.origins.get(source.name, source.name))
+        if limits is None and isinstance(placement := self.placement(source), Strips):
+            axis = placement.axis  # nobody holds a whole channel to find its largest value
+            if dtype == "int8" and getattr(self.placement(target), "padding", "") == "lowest":
+                return Encoding(dtype="float32")  # rows that are not sent have no scale
         elements = elements_per_scale(static_shape(source), axis)
         if limits is None and elements < LEAST_ELEMENTS:
             logger.debug("%s has %d elements to a scale: float32", source.name, elements)
@@ -185,6 +201,10 @@ class StageGraph:
     def scale_placement(self, var: relax.Var, axis: int) -> Placement:
         """Return how the scales along `axis` of the value `var` are spread."""
         placement = self.placement(var)
+        if isinstance(placement, Owned):
+            return placement
+        if isinstance(placement, Strips) and placement.axis == axis:
+            return dataclasses.replace(placement, padding="zero")
         along = isinstance(placement, Sharded) and placement.axis == axis
         return placement if along else Replicated()
 
@@ -229,6 +249,17 @@ def _kind(source: Placement, target: Placement) -> str:
         return "output"
     if isinstance(source, Replicated):
         return "local"
+    if isinstance(source, Owned):
+        return "point_to_point"
     if isinstance(source, Partial):
-        return "reduce_scatter" if isinstance(target, Sharded) else "all_reduce"
-    return "all_to_all" if isinstance(target, Sharded) else "all_gather"
+        return "reduce_scatter" if isinstance(target, Sharded | Strips) else "all_reduce"
+    if isinstance(source, Strips) and isinstance(target, Strips):
+        return "halo"
+    return "all_to_all" if isinstance(target, Sharded | Strips) else "all_gather"
+
+
+def _channel_axis(placement: Placement, rank: int) -> int | None:
+    """Return the axis of the channels of what may travel narrow; None for what may not."""
+    if isinstance(placement, Sharded):
+        return placement.axis
+    return 1 if isinstance(placement, Owned | Strips) and rank == 4 else None

@@ -11,7 +11,7 @@ from tvm import relax
 from decnn_tvm.passes.stage_graph import StageGraph, is_movement, scale_name
 from decnn_tvm.passes.weights import Array
 from decnn_tvm.placement.shard import REPLICATED, WeightShard, slice_weight
-from decnn_tvm.plan import Sharded, Weight
+from decnn_tvm.plan import Owned, Sharded, Weight
 
 
 class WireScales:
@@ -40,6 +40,8 @@ class WireScales:
         placement, shard = self._graph.scale_placement(var, axis), REPLICATED
         if isinstance(placement, Sharded):
             shard = WeightShard(axes={axis: placement.groups}, combine="concat", axis=axis)
+        elif isinstance(placement, Owned):
+            shard = WeightShard(group=placement.group)
         self._weights[name] = (value.astype("float32"), shard)
 
     def read_by(self, inputs: Iterable[str], outputs: Iterable[str]) -> Iterator[str]:
@@ -56,7 +58,7 @@ class WireScales:
         return {
             name: [
                 np.ascontiguousarray(slice_weight(value, shard, group))
-                for group in range(1 if shard is REPLICATED else groups)
+                for group in range(1 if shard.combine == "replicate" else groups)
             ]
             for name, (value, shard) in self._weights.items()
         }
@@ -70,6 +72,7 @@ class WireScales:
                 dtype="float32",
                 combine=shard.combine,
                 axis=shard.axis,
+                group=shard.group,
             )
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from decnn_tvm.assignment import owners_of_sample
+from decnn_tvm.assignment import owners_of_sample, turn_order
 from decnn_tvm.errors import PackageError, PartitionError
 from decnn_tvm.plan import (
     PAD,
@@ -145,6 +145,7 @@ def test_replicas_take_turns():
         ((), (1,)),
         ((0, 2), ()),
     ]
+    assert turn_order([(0, 1, 2), (3,), (4, 5)]) == (0, 2, 0, 1, 2, 0)
     assert [str(step) for step in steps_of(plan, owners, HOST, 4)][:1] == ["send x -> a to 1"]
     assert steps_of(plan, owners, 0, 4) == []
     assert len(steps_of(plan, owners, 1, 4)) == 4

@@ -18,9 +18,10 @@ from tvm import relax
 from decnn_tvm.channel_histogram import METHODS, ChannelHistogram, Method
 from decnn_tvm.errors import CompileError, InputError
 from decnn_tvm.lowering import build_stages
+from decnn_tvm.passes.localize import same_call
 from decnn_tvm.passes.placement_inference import arguments, with_arguments
 from decnn_tvm.passes.stage_graph import StageGraph, is_movement
-from decnn_tvm.passes.weights import inputs_of, is_call, static_shape, weight_values, weight_vars
+from decnn_tvm.passes.weights import inputs_of, static_shape, weight_values, weight_vars
 from decnn_tvm.passes.wire_encoding import LEVELS, WireLimits
 from decnn_tvm.targets import resolve_target
 
@@ -128,17 +129,11 @@ def _observing_module(graph: StageGraph, observed: list[relax.Var]) -> tvm.IRMod
                     new[var] = builder.emit(relax.TupleGetItem(new[value.tuple_value], value.index))
                 elif isinstance(value, relax.Call):
                     args = with_arguments(value, [new.get(a, a) for a in arguments(value)])
-                    new[var] = builder.emit(_whole_call(value, args))
+                    new[var] = builder.emit(same_call(value, args))
             result = builder.emit_output(relax.Tuple([new[var] for var in observed]))
         builder.emit_func_output(result)
     module = builder.finalize()
     return relax.transform.DeadCodeElimination(["main"])(module)
-
-
-def _whole_call(call: relax.Call, args: list[relax.Expr]) -> relax.Call:
-    if is_call(call, "relax.take"):  # its default mode warns of indices out of bounds
-        return relax.op.take(*args, axis=call.attrs.axis, mode="clip")
-    return relax.Call(call.op, args, call.attrs, call.ty_args)
 
 
 def _checked(

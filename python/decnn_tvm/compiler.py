@@ -18,8 +18,8 @@ import tvm
 from decnn_tvm import schedules
 from decnn_tvm.calibration import Sample, calibrate
 from decnn_tvm.channel_histogram import Method
-from decnn_tvm.errors import CompileError
-from decnn_tvm.group_counts import group_counts
+from decnn_tvm.errors import CompileError, PartitionError
+from decnn_tvm.group_counts import ONE_PROGRAM, GroupCounts, group_counts
 from decnn_tvm.linking import link_shared_library
 from decnn_tvm.lowering import build_stages
 from decnn_tvm.network import Network
@@ -37,7 +37,7 @@ from decnn_tvm.passes.split_stages import SplitStages, plan_of
 from decnn_tvm.passes.weights import unique_name
 from decnn_tvm.passes.wire_encoding import WireLimits
 from decnn_tvm.pipeline import spreading_passes
-from decnn_tvm.plan import Plan
+from decnn_tvm.plan import Plan, Strategy
 from decnn_tvm.planning.layer_costs import layer_costs
 from decnn_tvm.targets import CpuTarget, resolve_target
 
@@ -59,6 +59,7 @@ def compile_network(
     network: Network,
     out: Path | str,
     *,
+    strategy: Strategy = "channels",
     workers: int | None = None,
     shares: Sequence[int] | None = None,
     all_shares: bool | None = None,
@@ -83,15 +84,22 @@ def compile_network(
         Dense or decoupled. A dense network is split exactly into as many shares as are asked for.
     out : Path or str
         The folder; an older package there is replaced.
+    strategy : {"channels", "rows", "pipeline", "replicas", "single"}
+        How devices work together: each computes some channels of every layer (exchanging what a
+        dense layer needs, or what the shuffles of a decoupled network mix), some rows of every
+        feature map (exchanging halos), some of the layers, or whole samples of its own; or there is
+        but one. All compute the same.
     workers : int, optional
         Number of devices, with shares as even as possible. By default the length of `shares`, or
         the number of channel groups of a decoupled network.
     shares : sequence of int, optional
-        Channel groups per device, such as ``(2, 1, 1)`` where the first one is twice as fast.
+        Groups per device, such as ``(2, 1, 1)`` where the first one is twice as fast: channel
+        groups, strips of rows, stages of a pipeline, or turns of a replica.
     all_shares : bool, optional
         Hold a library for every number of groups, so that devices can be added or lost while
         samples stream. By default so for a decoupled network, whose libraries are small; a dense
-        one that is to survive the loss of a device needs it too.
+        one that is to survive the loss of a device needs it too, and so do strips of rows. A
+        pipeline and replicas have one library for all shares.
     targets : sequence of str or dict
         What to compile for; see `decnn_tvm.targets.resolve_target`.
     cores : int, optional
@@ -110,7 +118,7 @@ def compile_network(
     row_tiles : int
         Bands of rows in which the layers beside an exchange run, so that what is sent leaves while
         the rest is computed. It shortens the way of one sample; with several under way, devices
-        have other work meanwhile.
+        have other work meanwhile. For a split by channels.
     winograd : bool, optional
         Compute wide 3 x 3 convolutions by Winograd's method where it is faster. Their weights take
         4 times the memory then. By default only where the network is not decoupled: one that is
@@ -140,21 +148,23 @@ def compile_network(
     check_replaceable(path)
     network = _with_image_input(network, image_mean, image_std)
     limits = _calibrator(wire, calibration, calibration_method)
-    devices, _, counts = group_counts(network, workers, shares, all_shares)
+    counts = group_counts(network, workers, shares, all_shares, strategy)
     resolved = _by_folder([resolve_target(target, cores=cores) for target in targets])
     own = [] if records is None else [_read_records(records)]
     measured = {
         name: own + (_shipped(target) if shipped_records else [])
         for name, target in resolved.items()
     }
-    report = _Reporter(progress, 2 + len(resolved) * len(counts))
+    report = _Reporter(progress, 2 + len(resolved) * len(counts.compiled))
     report.step("placement" if limits is None else "placement and calibration")
-    split = split_network(network, workers, shares, all_shares, wire, limits, row_tiles)
+    split = split_network(
+        network, workers, shares, all_shares, wire, limits, row_tiles, strategy=strategy
+    )
     winograd = uses_winograd(network, winograd)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / "package"
-        _write(draft, split, resolved, measured, winograd, report, devices)
+        _write(draft, split, resolved, measured, winograd, report, counts)
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
@@ -169,8 +179,10 @@ def split_network(
     wire: str,
     limits: Callable[[tvm.IRModule], WireLimits] | None = None,
     row_tiles: int = 1,
+    *,
+    strategy: Strategy = "channels",
 ) -> dict[int, tvm.IRModule]:
-    """Return the stages for each number of channel groups on a device.
+    """Return the stages for each number of groups on a device.
 
     The parameters are those of `compile_network`; `limits` gives the range of every exchanged
     channel of a spread network.
@@ -180,12 +192,16 @@ def split_network(
     PartitionError
         The network can't be split so.
     """
-    _, groups, counts = group_counts(network, workers, shares, all_shares)
-    spread = tvm.transform.Sequential(spreading_passes(groups))(network.module)
+    counts = group_counts(network, workers, shares, all_shares, strategy)
+    if row_tiles != 1 and strategy != "channels":
+        raise PartitionError(
+            f"row_tiles={row_tiles} is for a split by channels, not by {strategy!r}. Leave it out."
+        )
+    spread = tvm.transform.Sequential(spreading_passes(counts.groups, strategy))(network.module)
     found = limits(spread) if limits is not None else None
     if row_tiles != 1:
         spread = SplitRows(bands=row_tiles)(spread)  # type: ignore[operator]
-    return {count: _split(spread, count, wire, network.name, found) for count in counts}
+    return {count: _split(spread, count, wire, network.name, found) for count in counts.compiled}
 
 
 def uses_winograd(network: Network, winograd: bool | None) -> bool:
@@ -212,7 +228,7 @@ def _write(
     measured: Mapping[str, Sequence[Records]],
     winograd: bool,
     report: _Reporter,
-    workers: int,
+    counts: GroupCounts,
 ) -> None:
     """Write a package from the stages for each number of groups on a device."""
     first = next(iter(split.values()))
@@ -220,9 +236,11 @@ def _write(
     names = write_weights(draft, plan, _slices(first))
     libraries = {}
     for folder, target in targets.items():
-        paths = {count: f"lib/{folder}/groups{count}.so" for count in split}
+        one = plan.strategy in ONE_PROGRAM
+        paths = {k: f"lib/{folder}/{'any' if one else f'groups{k}'}.so" for k in counts.served}
         for count, module in split.items():
-            report.step(f"{count} of {plan.groups} groups for {target.name}")
+            share = "" if one else f"{count} of {plan.groups} {plan.unit} "
+            report.step(f"{share}for {target.name}")
             stages = build_stages(
                 module.without_attr("decnn.weights").without_attr("decnn.plan"),
                 target.target,
@@ -233,10 +251,10 @@ def _write(
             path.parent.mkdir(parents=True, exist_ok=True)
             link_shared_library(stages, path, target.machine)
         libraries[folder] = _target_libraries(target, paths)
-        names += paths.values()
+        names += {*paths.values()}
     report.step("package")
     names.append(_write_estimates(draft, plan, split, targets, winograd))
-    write_manifest(draft, plan, libraries, names, workers=workers)
+    write_manifest(draft, plan, libraries, names, workers=counts.devices)
 
 
 def _write_estimates(

@@ -1,19 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many channel groups a network is compiled for, and how many of them a device may own."""
+"""How many groups a network is compiled for, and how many of them a device may own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from decnn_tvm.assignment import even_shares
 from decnn_tvm.errors import PartitionError
 from decnn_tvm.network import Network
+from decnn_tvm.plan import STRATEGIES, Strategy
+
+ONE_PROGRAM = ("pipeline", "replicas", "single")
+"""Strategies whose program is the same for any number of groups on a device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupCounts:
+    """What a network is compiled for.
+
+    Attributes
+    ----------
+    devices : int
+        Devices.
+    groups : int
+        Groups of the plan.
+    compiled : tuple of int
+        Numbers of groups on a device to compile for.
+    served : tuple of int
+        Numbers of groups that a device may own then.
+    """
+
+    devices: int
+    groups: int
+    compiled: tuple[int, ...]
+    served: tuple[int, ...]
 
 
 def group_counts(
-    network: Network, workers: int | None, shares: Sequence[int] | None, all_shares: bool | None
-) -> tuple[int, int, list[int]]:
-    """Return the numbers of devices and of channel groups, and those on a device to compile for.
+    network: Network,
+    workers: int | None,
+    shares: Sequence[int] | None,
+    all_shares: bool | None,
+    strategy: Strategy = "channels",
+) -> GroupCounts:
+    """Return the numbers of devices and of groups, and those on a device to compile for.
 
     Parameters
     ----------
@@ -22,32 +53,22 @@ def group_counts(
     workers : int, optional
         Number of devices.
     shares : sequence of int, optional
-        Channel groups per device.
+        Groups per device.
     all_shares : bool, optional
-        Any number of groups may be on a device; by default for decoupled networks.
+        Any number of groups may be on a device; by default for decoupled networks that are split by
+        channels.
+    strategy : str
+        What a group is; see `decnn_tvm.plan`.
 
     Raises
     ------
     PartitionError
         The network can't be split so.
     """
-    own = network.groups
-    if shares is not None and workers not in (None, len(shares)):
-        raise PartitionError(
-            f"{network.name!r}: shares {list(shares)} are for {len(shares)} workers, but "
-            f"workers={workers}. Give one of the two."
-        )
-    if shares is not None and (not shares or min(shares) < 1):
-        raise PartitionError(
-            f"{network.name!r}: shares {list(shares)}; expected one number of channel groups, "
-            "at least 1, for each worker."
-        )
-    count = len(shares) if shares is not None else (workers if workers is not None else own)
-    if count is None or count < 1:
-        raise PartitionError(
-            f"{network.name!r} is not decoupled and {count} workers were asked for. "
-            "Pass workers=N, at least 1."
-        )
+    if strategy not in STRATEGIES:
+        raise PartitionError(f"strategy {strategy!r}; expected one of {list(STRATEGIES)}.")
+    own = network.groups if strategy == "channels" else None
+    count = _devices(network, workers, shares, own, strategy)
     groups = own if own is not None else (sum(shares) if shares is not None else count)
     if count > groups:
         raise PartitionError(
@@ -60,5 +81,46 @@ def group_counts(
             f"{network.name!r} has G={groups} channel groups, but shares {list(chosen)} add up to "
             f"{sum(chosen)}. Make them add up to {groups}."
         )
-    every = own is not None if all_shares is None else all_shares
-    return count, groups, list(range(1, groups + 1)) if every else sorted(set(chosen))
+    if strategy == "replicas":
+        groups *= max(1, count - 1)  # so that the rest of them share evenly if one is lost
+    every = tuple(range(1, groups + 1))
+    if strategy in ONE_PROGRAM:
+        return GroupCounts(devices=count, groups=groups, compiled=(1,), served=every)
+    counts = every if (own is not None if all_shares is None else all_shares) else chosen
+    compiled = tuple(sorted({*counts}))
+    return GroupCounts(devices=count, groups=groups, compiled=compiled, served=compiled)
+
+
+def _devices(
+    network: Network,
+    workers: int | None,
+    shares: Sequence[int] | None,
+    own: int | None,
+    strategy: Strategy,
+) -> int:
+    """Return the number of devices that was asked for."""
+    if shares is not None and workers not in (None, len(shares)):
+        raise PartitionError(
+            f"{network.name!r}: shares {list(shares)} are for {len(shares)} workers, but "
+            f"workers={workers}. Give one of the two."
+        )
+    if shares is not None and (not shares or min(shares) < 1):
+        raise PartitionError(
+            f"{network.name!r}: shares {list(shares)}; expected one number of "
+            f"{STRATEGIES[strategy]}, at least 1, for each worker."
+        )
+    count = len(shares) if shares is not None else (workers if workers is not None else own)
+    if strategy == "single":
+        if count not in (None, 1) or shares not in (None, (1,), [1]):
+            raise PartitionError(
+                f"{network.name!r}: the strategy 'single' is one worker's, and {count} were asked "
+                "for. Leave workers out, or choose another strategy."
+            )
+        return 1
+    if count is None or count < 1:
+        why = "is not decoupled" if strategy == "channels" else f"is to be split by {strategy!r}"
+        raise PartitionError(
+            f"{network.name!r} {why} and {count} workers were asked for. "
+            "Pass workers=N, at least 1."
+        )
+    return count

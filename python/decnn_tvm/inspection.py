@@ -18,13 +18,9 @@ import tvm
 from tvm import relax
 
 from decnn_tvm.network import Network, TensorInfo
+from decnn_tvm.passes.multiply_accumulates import WEIGHTED, multiply_accumulates
 from decnn_tvm.passes.weights import static_shape, weight_vars
 
-_WEIGHTED = {
-    "relax.nn.conv2d": "conv2d",
-    "relax.nn.conv2d_transpose": "conv2d_transpose",
-    "relax.matmul": "dense",
-}
 _STEM_CHANNELS = 4  # images have 1, 3 or 4 channels
 
 
@@ -142,7 +138,7 @@ class _Inspector:
 
     def _layer(self, var: relax.Var, call: relax.Call, index: int) -> LayerInfo:
         operator = call.op.name if isinstance(call.op, tvm.ir.Op) else str(call.op)
-        kind = _WEIGHTED.get(operator, operator.removeprefix("relax."))
+        kind = WEIGHTED.get(operator, operator.removeprefix("relax."))
         groups = int(call.attrs.groups) if hasattr(call.attrs, "groups") else 1
         weights = self._new_weights(call)
         outputs = list(var.ty.fields) if isinstance(var.ty, relax.TupleType) else [var.ty]
@@ -153,7 +149,7 @@ class _Inspector:
             name=_name(weights) or f"{kind.rpartition('.')[2]}_{index}",
             kind=kind,
             shape=tuple(int(extent) for extent in outputs[0].shape),
-            macs=call_macs(call),
+            macs=multiply_accumulates(call),
             parameters=sum(math.prod(static_shape(weight)) for weight in weights),
             activation_bytes=sum(_bytes(ty) for ty in outputs),
             groups=groups,
@@ -183,7 +179,7 @@ class _Inspector:
         """Return the values on which a convolution or dense layer depends."""
         followed: set[relax.Var] = set()
         for var, value in reversed(self.values.items()):
-            weighted = isinstance(value, relax.Call) and _operator(value) in _WEIGHTED
+            weighted = isinstance(value, relax.Call) and _operator(value) in WEIGHTED
             if weighted or var in followed:
                 followed.update(relax.analysis.free_vars(value))
         return followed
@@ -227,18 +223,6 @@ def _is_data(expr: relax.Expr) -> bool:
 
 def _name(weights: list[relax.Var]) -> str:
     return str(weights[0].name).removesuffix(".weight") if weights else ""
-
-
-def call_macs(call: relax.Call) -> int:
-    """Return the multiply-accumulates of one operator."""
-    kind = _WEIGHTED.get(_operator(call))
-    if kind == "dense":
-        return math.prod(static_shape(call)) * static_shape(call.args[0])[-1]
-    if kind == "conv2d":
-        return math.prod(static_shape(call)) * math.prod(static_shape(call.args[1])[1:])
-    if kind == "conv2d_transpose":
-        return math.prod(static_shape(call.args[0])) * math.prod(static_shape(call.args[1])[1:])
-    return 0
 
 
 def _bytes(ty: relax.TensorType) -> int:

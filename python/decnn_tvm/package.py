@@ -206,7 +206,9 @@ class Package:
             return {}
         self.verify([ESTIMATES])
         data = json.loads(self.file(ESTIMATES).read_text())
-        return dict(data.get(target, {}).get(str(group_count), {}))
+        counts = data.get(target, {})
+        # One program may serve every number of groups.
+        return dict(counts.get(str(group_count)) or counts.get("1") or {})
 
     def library(self, target: str, group_count: int) -> str:
         """Return the name of the library for `group_count` groups on `target`."""

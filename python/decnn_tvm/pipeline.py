@@ -7,10 +7,14 @@ import tvm
 from tvm import relax
 
 from decnn_tvm.passes.canonicalize_channel_selection import CanonicalizeChannelSelection
+from decnn_tvm.passes.cut_pipeline import CutPipeline
 from decnn_tvm.passes.fold_batch_norm import FoldBatchNorm
 from decnn_tvm.passes.fold_weight_transforms import FoldWeightTransforms
+from decnn_tvm.passes.keep_whole import KeepWhole
 from decnn_tvm.passes.lift_weights import LiftWeights
 from decnn_tvm.passes.propagate_placement import PropagatePlacement
+from decnn_tvm.passes.propagate_rows import PropagateRows
+from decnn_tvm.plan import Strategy
 
 
 def preparation_passes() -> list[tvm.transform.Pass]:
@@ -24,6 +28,22 @@ def preparation_passes() -> list[tvm.transform.Pass]:
     ]
 
 
-def spreading_passes(groups: int | None) -> list[tvm.transform.Pass]:
-    """Return the passes that spread a network over channel groups; `SplitStages` comes next."""
-    return [*preparation_passes(), PropagatePlacement(groups=groups)]
+def spreading_passes(
+    groups: int | None, strategy: Strategy = "channels"
+) -> list[tvm.transform.Pass]:
+    """Return the passes that spread a network over groups; `SplitStages` comes next.
+
+    `groups` may be None for a decoupled network that is split by channels.
+    """
+    return [*preparation_passes(), _spreading_pass(groups, strategy)]
+
+
+def _spreading_pass(groups: int | None, strategy: Strategy) -> tvm.transform.Pass:
+    if strategy == "channels":
+        return PropagatePlacement(groups=groups)
+    if strategy == "single":
+        return KeepWhole()
+    assert groups is not None
+    if strategy == "rows":
+        return PropagateRows(strips=groups)
+    return CutPipeline(stages=groups) if strategy == "pipeline" else KeepWhole(turns=groups)

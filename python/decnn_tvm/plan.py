@@ -13,7 +13,7 @@ strategy    a group is          and its owner computes
 channels    a channel group     these channels of every layer
 rows        a strip of rows     these rows of every feature map; a device's strips are neighbours
 pipeline    a pipeline stage    these layers, the stages of the plan whose `Stage.group` it is
-replicas    a turn              the whole network, for the samples s with s mod `Plan.groups` = turn
+replicas    a turn              the whole network of one sample in every `Plan.groups`
 single      everything          the whole network
 ==========  ==================  ====================================================================
 

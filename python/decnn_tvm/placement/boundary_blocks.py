@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from decnn_tvm.plan import Host, Indices, Movement, Plan, Sharded, Value
+from decnn_tvm.plan import Host, Indices, Movement, Plan, Sharded, Strips, Value
 from decnn_tvm.transfers import transfers
 
 
@@ -49,6 +49,8 @@ def with_blocks(
 def _own_unit(value: Value) -> int:
     if len(value.shape) != 4 or isinstance(value.placement, Host):
         return 1
+    if isinstance(value.placement, Strips):
+        return value.shape[1] if value.placement.axis == 2 else 1
     if isinstance(value.placement, Sharded):
         return value.placement.extent if value.placement.axis == 1 else 1
     return value.shape[1]
@@ -60,5 +62,6 @@ def _unit(plan: Plan, movement: Movement, assignment: Sequence[Indices]) -> int:
         for transfer in transfers(plan, movement, assignment)
         for run in transfer.runs
         for number in (run.source, run.target, run.length, 1 if transfer.axis != 1 else 0)
+        if transfer.axis != 2  # rows are whole in any layout
     ]
     return math.gcd(*numbers)

@@ -32,12 +32,15 @@ class WeightShard:
         How a device with several groups joins their slices.
     axis : int
         The axis of "concat".
+    group : int, optional
+        The only group whose owner has a weight of "replicate"; every device has it by default.
     """
 
     axes: Mapping[int, Groups] = field(default_factory=dict)
     inputs: tuple[tuple[Indices, ...], ...] | None = None
     combine: Literal["replicate", "concat", "sum"] = "replicate"
     axis: int = 0
+    group: int | None = None
 
 
 REPLICATED = WeightShard()
@@ -47,7 +50,8 @@ def shard_to_json(shard: WeightShard) -> dict[str, Any]:
     """Return a shard as JSON data."""
     inputs = shard.inputs and [[to_ranges(run) for run in runs] for runs in shard.inputs]
     axes = {str(a): [to_ranges(g) for g in groups] for a, groups in shard.axes.items()}
-    return {"axes": axes, "inputs": inputs, "combine": shard.combine, "axis": shard.axis}
+    rest = {"combine": shard.combine, "axis": shard.axis, "group": shard.group}
+    return {"axes": axes, "inputs": inputs, **rest}
 
 
 def shard_from_json(data: dict[str, Any]) -> WeightShard:
@@ -56,7 +60,13 @@ def shard_from_json(data: dict[str, Any]) -> WeightShard:
         tuple(from_ranges(run) for run in runs) for runs in data["inputs"]
     )
     axes = {int(a): tuple(from_ranges(g) for g in groups) for a, groups in data["axes"].items()}
-    return WeightShard(axes=axes, inputs=inputs, combine=data["combine"], axis=data["axis"])
+    return WeightShard(
+        axes=axes,
+        inputs=inputs,
+        combine=data["combine"],
+        axis=data["axis"],
+        group=data["group"],
+    )
 
 
 def slice_weight(value: Array, shard: WeightShard, group: int) -> Array:

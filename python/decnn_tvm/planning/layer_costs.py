@@ -18,7 +18,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from decnn_tvm.inspection import call_macs
+from decnn_tvm.passes.multiply_accumulates import multiply_accumulates
 from decnn_tvm.passes.weights import static_shape
 from decnn_tvm.schedules.register_tiles import (
     STREAM_BYTES,
@@ -145,13 +145,13 @@ class _Costs:
 
     def _dense(self, call: relax.Call) -> LayerCost:
         weights = _bytes(call.args[1])
-        count = max(call_macs(call) / self.lanes, streaming_cycles(weights))
+        count = max(multiply_accumulates(call) / self.lanes, streaming_cycles(weights))
         return self._cost(call, "dense", count, weights)
 
     def _other(self, call: relax.Call) -> LayerCost:
         tensors = [arg for arg in call.args if isinstance(arg, relax.Var)]
         moved = sum(map(_bytes, tensors)) + _bytes(call)
-        return self._cost(call, "other", moved / STREAM_BYTES + call_macs(call) / self.lanes, 0)
+        return self._cost(call, "other", moved / STREAM_BYTES + multiply_accumulates(call) / self.lanes, 0)
 
     def _cost(self, call: relax.Call, kind: str, count: float, weights: int) -> LayerCost:
         data = [arg for arg in call.args if isinstance(arg, relax.Var)]
@@ -160,7 +160,7 @@ class _Costs:
             name=str(named.name),
             operator=str(call.op.name).removeprefix("relax."),
             kind=kind,
-            macs=call_macs(call),
+            macs=multiply_accumulates(call),
             cycles=count + KERNEL_CYCLES,
             weight_bytes=weights,
             workspace_bytes=_bytes(data[0]) + _bytes(call),

@@ -16,7 +16,7 @@ import numpy as np
 from decnn_tvm.errors import PackageError
 from decnn_tvm.plan import Indices, Plan
 from decnn_tvm.runtime.arrivals import Arrival, Look
-from decnn_tvm.runtime.route import Route
+from decnn_tvm.runtime.route import Route, routes_of
 from decnn_tvm.runtime.steps import Move, oldest_first
 from decnn_tvm.runtime.tensors import Array, padding_of, payload_of
 from decnn_tvm.runtime.wire import Buffer, Message, WireError
@@ -83,9 +83,7 @@ class Executor:
     ) -> None:
         self.plan, self.rank = plan, rank
         self._groups = assignment[rank] if rank != HOST else ()
-        # Without turns there is one route, and with them one for each.
-        turns = range(plan.groups if plan.strategy == "replicas" else 1)
-        self._routes = [Route.of(plan, assignment, rank, turn) for turn in turns]
+        self._routes = routes_of(plan, assignment, rank)
         self._values = {value.name: value for value in plan.values}
         self._keep = frozenset(plan.outputs if rank == HOST else ())
         self._samples: dict[int, _Sample] = {}

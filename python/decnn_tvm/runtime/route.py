@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from decnn_tvm.assignment import owners_of_sample
+from decnn_tvm.assignment import owners_of_sample, turn_order
 from decnn_tvm.plan import Indices, Plan, holds
 from decnn_tvm.runtime.arrivals import Look
 from decnn_tvm.runtime.steps import Move, moves_of, stages_of, steps_of, uses_of
@@ -79,3 +79,16 @@ class Route:
                 if not move.incoming and holds(values[move.target].placement, groups)
             ),
         )
+
+
+def routes_of(plan: Plan, assignment: Sequence[Indices], rank: int) -> list[Route]:
+    """Return the routes that samples take in turn; there is one, but for replicas.
+
+    Raises
+    ------
+    PackageError
+        The plan is inconsistent.
+    """
+    order = turn_order(assignment) if plan.strategy == "replicas" else (0,)
+    routes = {owner: Route.of(plan, assignment, rank, order.index(owner)) for owner in {*order}}
+    return [routes[owner] for owner in order]
