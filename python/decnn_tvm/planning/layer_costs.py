@@ -151,7 +151,9 @@ class _Costs:
     def _other(self, call: relax.Call) -> LayerCost:
         tensors = [arg for arg in call.args if isinstance(arg, relax.Var)]
         moved = sum(map(_bytes, tensors)) + _bytes(call)
-        return self._cost(call, "other", moved / STREAM_BYTES + multiply_accumulates(call) / self.lanes, 0)
+        return self._cost(
+            call, "other", moved / STREAM_BYTES + multiply_accumulates(call) / self.lanes, 0
+        )
 
     def _cost(self, call: relax.Call, kind: str, count: float, weights: int) -> LayerCost:
         data = [arg for arg in call.args if isinstance(arg, relax.Var)]

@@ -44,7 +44,7 @@ def share_choices(
         totals = range(count + 1, max(most, count + 1) + 1)
         made = [proportional_shares(total, speeds) for total in totals]
         best = sorted(made, key=lambda shares: (_makespan(shares, speeds), sum(shares)))
-        choices += best[:1] + [min(made, key=lambda shares: _cost(shares, speeds))]
+        choices += [*best[:1], min(made, key=lambda shares: _cost(shares, speeds))]
     return list(dict.fromkeys(choices))
 
 

@@ -137,7 +137,9 @@ def _coordinator(profile: Profile | None) -> Device:
     seen = None if profile is None else profile.coordinator
     return Device(
         name=COORDINATOR,
-        seconds_per_message=MESSAGE_CYCLES / OTHER_CLOCK if seen is None else seen.seconds_per_message,
+        seconds_per_message=MESSAGE_CYCLES / OTHER_CLOCK
+        if seen is None
+        else seen.seconds_per_message,
         seconds_per_byte=BYTE_CYCLES / OTHER_CLOCK if seen is None else seen.seconds_per_byte,
     )
 

@@ -18,7 +18,6 @@ from decnn_tvm.planning.layer_costs import LayerCost, layer_costs
 from decnn_tvm.targets import CpuTarget
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
     """A network split for some shares.
@@ -94,7 +93,9 @@ class Splitter:
         winograd = uses_winograd(network, self._winograd)
         costs = {
             (name, count): {
-                stage.function: layer_costs(module[stage.function], target.target, winograd=winograd)
+                stage.function: layer_costs(
+                    module[stage.function], target.target, winograd=winograd
+                )
                 for stage in plan.stages
             }
             for name, target in self._targets.items()
