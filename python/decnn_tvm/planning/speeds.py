@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast devices and links are where nothing was measured, and a cluster as the simulator sees it.
+"""How fast devices and links are: measured, stated, or else from a table.
 
 A device's speed is a clock: the cycles of `decnn_tvm.planning.layer_costs` that it does in a second
 on one core. Those of processors that the table has are derived from their data sheets: cycles were
@@ -134,14 +134,11 @@ def target_clock(target: CpuTarget) -> float:
 
 
 def _coordinator(profile: Profile | None) -> Device:
-    seen = None if profile is None else profile.coordinator
-    return Device(
-        name=COORDINATOR,
-        seconds_per_message=MESSAGE_CYCLES / OTHER_CLOCK
-        if seen is None
-        else seen.seconds_per_message,
-        seconds_per_byte=BYTE_CYCLES / OTHER_CLOCK if seen is None else seen.seconds_per_byte,
-    )
+    message, content = MESSAGE_CYCLES / OTHER_CLOCK, BYTE_CYCLES / OTHER_CLOCK
+    if profile is not None:
+        message = profile.coordinator.seconds_per_message
+        content = profile.coordinator.seconds_per_byte
+    return Device(name=COORDINATOR, seconds_per_message=message, seconds_per_byte=content)
 
 
 def _usual_link(cluster: ClusterFile, profile: Profile | None) -> Link:

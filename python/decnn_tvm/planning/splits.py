@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks split in every way that is asked for, with the cost of every stage; nothing is compiled."""
+"""Networks split in the ways that are asked for, and what every stage costs, uncompiled."""
 
 from __future__ import annotations
 
