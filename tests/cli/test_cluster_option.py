@@ -34,11 +34,16 @@ def test_a_cluster_with_keys(command: Command, start: Start, folder: Path, tmp_p
     assert done.status == 0 and done.out.count("idle") == 2, done
 
 
-def test_a_package_for_the_cluster(command: Command, folder: Path, tmp_path: Path) -> None:
+def test_a_package_for_the_cluster(
+    command: Command, start: Start, folder: Path, tmp_path: Path
+) -> None:
     path, out = tmp_path / "cluster.toml", tmp_path / "out.pkg"
+    started = [start("worker"), start("worker")]
+    places = [json.loads(worker.stdout.readline()) for worker in started]
+    here, there = (f"127.0.0.1:{place['port']}" for place in places)
     workers = (
-        ClusterWorker(name="here", address="127.0.0.1:7000"),
-        ClusterWorker(name="pi", address="127.0.0.1:7001", target="rpi4"),
+        ClusterWorker(name="here", address=here),
+        ClusterWorker(name="pi", address=there, target="rpi4"),
     )
     ClusterFile(workers=workers).write(path)
     arguments = ("-o", out, "--cluster", path, "--no-all-shares")
@@ -46,6 +51,10 @@ def test_a_package_for_the_cluster(command: Command, folder: Path, tmp_path: Pat
     assert done.status == 0, done.err
     manifest = Package(out).manifest
     assert manifest.workers == 2 and list(manifest.targets) == ["host", "rpi4"]
+    # Each worker gets the code that the file says, and this one can't run it.
+    done = command("run", out, "--random", 1, "--cluster", path)
+    assert done.status == 2 and "target 'rpi4' needs a aarch64 machine" in done.err, done
+    assert f"worker 1 at {there}" in done.err
 
 
 def test_bad_cluster_files(command: Command, folder: Path, tmp_path: Path) -> None:

@@ -175,6 +175,11 @@ def test_target_and_versions_must_fit(hand_net) -> None:
     manifest: Manifest = hand_net.package.manifest
     here = this_machine()
     assert choose_target(manifest, here, "w", None) == "generic"
+    demanding = dataclasses.replace(manifest.targets["generic"], features=here.features[:2])
+    both = {**manifest.targets, "demanding": demanding}
+    two = dataclasses.replace(manifest, targets=both)
+    assert choose_target(two, here, "w", None) == "demanding"
+    assert choose_target(two, dataclasses.replace(here, features=()), "w", None) == "generic"
     with pytest.raises(PackageError, match="not for 'pi'"):
         choose_target(manifest, here, "w", "pi")
     with pytest.raises(PackageError, match=r"a .* machine"):

@@ -116,7 +116,9 @@ def progress_bar(description: str = "") -> Iterator[Callable[[str, float, float]
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal  # where it would leave a blank line
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task(description, total=None)
 
         def report(name: str, step: float, steps: float) -> None:

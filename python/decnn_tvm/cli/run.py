@@ -7,12 +7,12 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decnn_tvm.cli.connection import add_connect, connection
+from decnn_tvm.cli.connection import add_connect, cluster_of, connection
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
@@ -136,7 +136,10 @@ def execute(options: argparse.Namespace) -> None:
     samples, names = _samples(options, package)
     with _cluster(options, package) as cluster:
         session = cluster.deploy(
-            package, shares=options.shares, target=options.target, policy=_policy(options)
+            package,
+            shares=options.shares,
+            target=_target(options, package),
+            policy=_policy(options),
         )
         with session:
             outcome = _stream(session, samples, options)
@@ -148,6 +151,15 @@ def execute(options: argparse.Namespace) -> None:
         print(json.dumps(_json(outcome, names), indent=2))
     else:
         _show(outcome, names)
+
+
+def _target(options: argparse.Namespace, package: Package) -> str | Mapping[str, str] | None:
+    """Return the target asked for, or those that a cluster file names and the package has."""
+    cluster = cluster_of(options)
+    if options.target or cluster is None:
+        return options.target  # type: ignore[no-any-return]
+    there = package.manifest.targets
+    return {w.address: str(w.target) for w in cluster.workers if str(w.target) in there}
 
 
 def _policy(options: argparse.Namespace) -> Policy:

@@ -33,6 +33,14 @@ def show_findings(title: str, findings: Sequence[Finding]) -> None:
     print_table(title, ("machine", "check", "", "found"), rows, text=4)
 
 
+def show_lines(findings: Sequence[Finding]) -> None:
+    """Print a line for each finding, and its remedy; boards have nothing that makes tables."""
+    for finding in findings:
+        print(f"{MARKS[finding.verdict]:8} {finding.check}: {finding.detail}")
+        if finding.remedy:
+            print(f"         -> {finding.remedy}")
+
+
 def show_problems(findings: Sequence[Finding]) -> None:
     """Print what is wrong and what to do about it, in full."""
     for finding in findings:

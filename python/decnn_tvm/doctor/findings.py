@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from decnn_tvm.runtime.probe import LinkSpeed
+if TYPE_CHECKING:
+    from decnn_tvm.runtime.probe import LinkSpeed
 
 Verdict = Literal["ok", "warning", "failure"]
 OK: Final = "ok"

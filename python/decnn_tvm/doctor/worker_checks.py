@@ -53,7 +53,8 @@ def examine(entry: ClusterWorker, context: Context) -> tuple[list[Finding], Remo
     try:
         worker = RemoteWorker(entry.address, entry.name, context.timeout, context.credentials)
     except ClusterError as error:
-        return [reached, _found(entry, "keys", FAILURE, str(error), _KEYS)], None
+        text = str(error).removeprefix(f"{entry.name}: ").partition(". ")[0]
+        return [reached, _found(entry, "keys", FAILURE, text, _KEYS)], None
     known = "authenticated and encrypted" if context.credentials else "none, nor asked for"
     found = [reached, _found(entry, "keys", OK, known)]
     try:

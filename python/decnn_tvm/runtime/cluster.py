@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -121,7 +121,7 @@ class Cluster:
         package: Package | Path | str,
         *,
         shares: Sequence[int] | None = None,
-        target: str | None = None,
+        target: str | Mapping[str, str] | None = None,
         policy: Policy = DEFAULT,
     ) -> Session:
         """Send a package to the workers and start it there.
@@ -132,8 +132,9 @@ class Cluster:
             What ``compile`` wrote; its hashes are checked here and on the workers.
         shares : sequence of int, optional
             Channel groups per worker; as even as possible by default.
-        target : str, optional
-            Which of the package's targets to use; by default the first that fits each worker.
+        target : str or mapping, optional
+            Which of the package's targets to use, for all or by address; by default, for each
+            worker, the one that fits and asks for the most.
         policy : Policy
             When a worker counts as lost, and what happens then.
 

@@ -51,8 +51,8 @@ class Fleet:
     fixed : bool
         Whether the user asked for these shares: they are refused rather than changed, and say how
         fast the devices are.
-    target : str, optional
-        Which of the package's targets to use.
+    target : str or mapping, optional
+        Which of the package's targets to use, for all workers or by address.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Fleet:
         assignment: Sequence[Indices],
         *,
         fixed: bool = False,
-        target: str | None = None,
+        target: str | Mapping[str, str] | None = None,
     ) -> None:
         self._home, self._package = home, package
         self._policy, self._target = policy, target
@@ -223,8 +223,9 @@ class Fleet:
             self._epochs.close()
 
     def _enlist(self, worker: RemoteWorker) -> Mate:
-        cluster = self._epochs.cluster
-        return Mate.enlist(worker, self._package, self._target, self._policy, cluster)
+        wanted = self._target
+        target = wanted.get(worker.address) if isinstance(wanted, Mapping) else wanted
+        return Mate.enlist(worker, self._package, target, self._policy, self._epochs.cluster)
 
     def _sight(self) -> Sight:
         mates = self._roster.mates

@@ -31,6 +31,7 @@ from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.exposure import accept_exposure, check_exposure
 from decnn_tvm.runtime.library import load_runtime
 from decnn_tvm.runtime.log_context import log_to_stderr, name_process
+from decnn_tvm.runtime.tuning_process import Tuning, TuningProcess
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def serve(
     keys: Path | str | None = None,
     insecure: bool = False,
     metrics: str | None = None,
+    tuning: Tuning | None = None,
 ) -> None:
     """Serve on ``host:port`` (0 for a free port) until `stopping` is set.
 
@@ -71,6 +73,8 @@ def serve(
         Serve everybody who reaches a host beyond loopback.
     metrics : str, optional
         ``PORT`` or ``HOST:PORT`` of a page of Prometheus metrics.
+    tuning : Tuning, optional
+        Where this machine also offers itself for `decnn tune`, in a process of its own.
 
     Raises
     ------
@@ -94,6 +98,8 @@ def serve(
             from decnn_tvm.runtime.metrics import serve_metrics
 
             ends.callback(serve_metrics(state.observe, metrics, insecure=insecure))
+        if tuning is not None:
+            ends.callback(TuningProcess(tuning, insecure=insecure).close)
         print(json.dumps({"host": host, "port": server.port}), flush=True)
         try:
             while not stopping.wait(ORPHAN_POLL):
@@ -115,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.keys:
         Credentials.load(options.keys)
     check_exposure(options.host, keys=bool(options.keys), insecure=options.insecure)
+    tuning = _tuning(options)
     faulthandler.enable()
     log_to_stderr()
     stopping = threading.Event()
@@ -134,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             keys=options.keys,
             insecure=options.insecure,
             metrics=options.metrics,
+            tuning=tuning,
         )
     except SystemExit:
         pass
@@ -186,6 +194,20 @@ def _wait_for_eof(stopping: threading.Event, parent: int) -> None:
     stopping.set()
 
 
+def _tuning(options: argparse.Namespace) -> Tuning | None:
+    """Return where this machine is to tune, once that is allowed."""
+    if options.tuning is None:
+        return None
+    tuning = Tuning(
+        tracker=options.tuning,
+        key=options.tuning_key,
+        host=options.tuning_host,
+        port=options.tuning_port,
+    )
+    tuning.check(insecure=options.insecure)
+    return tuning
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="decnn_tvm.runtime.worker", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="interface to listen on")
@@ -196,6 +218,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metrics", help="[HOST:]PORT of a page of Prometheus metrics")
     parser.add_argument("--port", type=int, default=0, help="control port; 0 for any free one")
     parser.add_argument("--memory", type=int, help="bytes that this process may take")
+    parser.add_argument("--tuning", help="host:port of an RPC tracker to tune for as well")
+    parser.add_argument("--tuning-key", default="", help="what to be registered as there")
+    parser.add_argument("--tuning-host", default="127.0.0.1", help="interface of TVM's RPC")
+    parser.add_argument("--tuning-port", type=int, default=9091, help="port of TVM's RPC")
     parser.add_argument("--folder", help="where to make the folder for uploaded files")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input ends")
     return parser

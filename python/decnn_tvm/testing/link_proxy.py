@@ -103,10 +103,11 @@ class Proxies:
         if link is None:
             link = self.links[source, target] = Link()
             self._run(self._listen(link))
-        if link.target != address:
-            link.target = address
+        place, separator, key = address.partition("#")
+        if link.target != place:
+            link.target = place
             self._loop.call_soon_threadsafe(link.hang_up)
-        return f"{HOST}:{link.port}"
+        return f"{HOST}:{link.port}{separator}{key}"
 
     def cut(self, link: Link, on: bool) -> None:
         """Cut a link, or mend it."""

@@ -26,6 +26,7 @@ from tvm.support.popen_pool import MapResult, PopenPoolExecutor, StatusKind
 from decnn_tvm.linking import link_shared_library
 from decnn_tvm.schedules.vectors import core_count
 from decnn_tvm.targets import CpuTarget
+from decnn_tvm.tuning.board_check import check_board
 from decnn_tvm.tuning.tracker import Tracker
 
 # Three medians of at least 20 ms each: enough to tell 5 % apart on a quiet machine.
@@ -175,6 +176,7 @@ class Measurer:
             max_workers=self._boards, timeout=2 * self._timeout, stderr=subprocess.DEVNULL
         )
         self._pools.append(runner.pool)
+        check_board(tracker, self._target, runner.pool, 2 * self._timeout)
         return runner  # type: ignore[no-any-return]
 
 

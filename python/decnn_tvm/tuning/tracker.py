@@ -75,7 +75,7 @@ class Tracker:
             others = ", ".join(map(repr, sorted(set(keys)))) or "none"
             raise ClusterError(
                 f"tracker {self.host}:{self.port}: no device under the key {self.key!r}; it has "
-                f"{others}. Start `python -m tvm.exec.rpc_server` there with that key."
+                f"{others}. Start `decnn worker --tuning` there with that key."
             )
         return keys.count(self.key)
 
