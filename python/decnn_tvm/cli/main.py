@@ -25,6 +25,7 @@ from decnn_tvm.cli import inspect as inspect_command
 from decnn_tvm.cli import keys as keys_command
 from decnn_tvm.cli import plan as plan_command
 from decnn_tvm.cli import profile as profile_command
+from decnn_tvm.cli import report as report_command
 from decnn_tvm.cli import run as run_command
 from decnn_tvm.cli import status as status_command
 from decnn_tvm.cli import tune as tune_command
@@ -42,6 +43,7 @@ COMMANDS = (
     compile_command,
     run_command,
     profile_command,
+    report_command,
     worker_command,
     keys_command,
     cluster_command,

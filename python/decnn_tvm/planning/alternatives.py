@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from decnn_tvm.decoupling import decouple
 from decnn_tvm.errors import DecoupleError
@@ -15,6 +16,10 @@ from decnn_tvm.presets import PRESETS
 
 WIDTH = 1.5
 """Width of a network that no published structure fits, once it is decoupled."""
+
+
+Shares: TypeAlias = Callable[[Sequence[float]], list[tuple[int, ...]]]
+"""``shares(speeds)``: what is worth a look on devices of these speeds, nothing if it can't be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +37,14 @@ class Alternative:
     trained : bool
         Whether it computes what the given network does, and needs no training.
     shares : callable
-        ``shares(speeds)`` gives the shares that are worth a look on devices of these speeds.
+        See `Shares`.
     """
 
     name: str
     strategy: Strategy
     network: Network
     trained: bool
-    shares: Callable[[Sequence[float]], list[tuple[int, ...]]]
+    shares: Shares
 
 
 def alternatives(network: Network, devices: int, *, exact: bool, uneven: bool) -> list[Alternative]:
@@ -58,13 +63,9 @@ def alternatives(network: Network, devices: int, *, exact: bool, uneven: bool) -
     """
     groups = network.groups
 
-    def own(name: str, strategy: Strategy, shares: object = share_choices) -> Alternative:
+    def own(name: str, strategy: Strategy, shares: Shares = _several) -> Alternative:
         return Alternative(
-            name=name,
-            strategy=strategy,
-            network=network,
-            trained=True,
-            shares=shares,  # type: ignore[arg-type]
+            name=name, strategy=strategy, network=network, trained=True, shares=shares
         )
 
     found = [own("one device", "single", _one)]
@@ -87,7 +88,7 @@ def alternatives(network: Network, devices: int, *, exact: bool, uneven: bool) -
 
 def _by_groups(name: str, network: Network, groups: int, *, trained: bool) -> Alternative:
     def shares(speeds: Sequence[float]) -> list[tuple[int, ...]]:
-        return share_choices(speeds, groups=groups) if len(speeds) <= groups else []
+        return share_choices(speeds, groups=groups) if 1 < len(speeds) <= groups else []
 
     return Alternative(
         name=name, strategy="channels", network=network, trained=trained, shares=shares
@@ -116,6 +117,10 @@ def _decoupled(network: Network, devices: int, uneven: bool) -> list[Network]:
 
 def _one(speeds: Sequence[float]) -> list[tuple[int, ...]]:
     return [(1,)] if len(speeds) == 1 else []
+
+
+def _several(speeds: Sequence[float]) -> list[tuple[int, ...]]:
+    return share_choices(speeds) if len(speeds) > 1 else []
 
 
 def _turns(speeds: Sequence[float]) -> list[tuple[int, ...]]:
