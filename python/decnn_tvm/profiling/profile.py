@@ -116,10 +116,6 @@ class Profile:
     coordinator: WorkerProfile
     links: tuple[LinkProfile, ...]
 
-    def fits(self, plan: Plan) -> bool:
-        """Tell whether these are the stages of `plan`."""
-        return self.plan_sha256 == plan_sha256(plan)
-
     def worker(self, name: str) -> WorkerProfile | None:
         """Return what was measured on a worker, by its name."""
         return next((worker for worker in self.workers if worker.name == name), None)
