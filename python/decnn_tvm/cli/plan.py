@@ -28,7 +28,6 @@ COLUMNS = (
     "samples/s",
     "memory MB",
     "sends MB",
-    "why it loses",
 )
 
 
@@ -81,13 +80,16 @@ def show(ranking: Ranking) -> None:
 
     known = "a profile" if ranking.speeds.measured else "the cluster file and a table of processors"
     rows = [_row(entry) for entry in ranking.entries]
-    print_table(f"by {ranking.goal}, from {known}", COLUMNS, rows, text=5)
+    print_table(f"by {ranking.goal}, from {known}", COLUMNS, rows, text=4)
+    for entry in ranking.entries:
+        if entry.reason:
+            print(f"{entry.name}: {entry.reason}")
 
 
 def _row(entry: Ranked) -> tuple[str, ...]:
     found = entry.estimate
     if found is None:
-        return (entry.name, *["-"] * (len(COLUMNS) - 2), entry.reason)
+        return (entry.name, *["-"] * (len(COLUMNS) - 1))
     star = "" if found.alternative.trained else " *"
     return (
         entry.name + star,
@@ -98,8 +100,7 @@ def _row(entry: Ranked) -> tuple[str, ...]:
         f"{1e3 * found.latency_seconds:.1f}",
         f"{found.samples_per_second:.2f}",
         f"{max(memory.total for memory in found.memory) / 1e6:.0f}",
-        f"{max(found.sent_bytes) / 1e6:.2f}",
-        entry.reason or "best",
+        f"{max(found.sent_bytes) / 1e6:.3f}",
     )
 
 

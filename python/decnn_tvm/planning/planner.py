@@ -113,6 +113,7 @@ def rank(
     wires: Sequence[str] = WIRES,
     exact: bool = False,
     winograd: bool | None = None,
+    counts: Sequence[int] | None = None,
     progress: Callable[[str, float, float], None] | None = None,
 ) -> Ranking:
     """Rank the ways to run a network on a cluster.
@@ -131,9 +132,12 @@ def rank(
         Leave out what needs training.
     winograd : bool, optional
         As for `decnn_tvm.compile`.
+    counts : sequence of int, optional
+        Numbers of devices that are tried, always the fastest; 1, 2, 4, ... and all by default.
     progress : callable, optional
         Told of every alternative.
     """
+    tried = _powers_of_two(len(speeds.clocks)) if counts is None else counts
     uneven = max(speeds.clocks) > UNEVEN * min(speeds.clocks)
     ways = alternatives(network, len(speeds.clocks), exact=exact, uneven=uneven)
     splitter = Splitter(speeds.targets, winograd)
@@ -141,17 +145,23 @@ def rank(
     for step, way in enumerate(ways):
         if progress is not None:
             progress(way.name, step, len(ways))
-        found.append((way, *_best(way, splitter, speeds, goal, wires)))
+        found.append((way, *_best(way, splitter, speeds, goal, wires, tried)))
     return _ranking(found, speeds, goal)
 
 
 def _best(
-    way: Alternative, splitter: Splitter, speeds: Speeds, goal: Goal, wires: Sequence[str]
+    way: Alternative,
+    splitter: Splitter,
+    speeds: Speeds,
+    goal: Goal,
+    wires: Sequence[str],
+    counts: Sequence[int],
 ) -> tuple[Estimate | None, str]:
     """Return the best of an alternative, one that fits if any does, or why there is none."""
     made: list[Estimate] = []
     reason = "it takes more devices than there are"
-    for ranks in _choices_of_devices(speeds):
+    order = sorted(range(len(speeds.clocks)), key=lambda rank: (-speeds.clocks[rank], rank))
+    for ranks in (tuple(sorted(order[:count])) for count in counts):
         for shares in way.shares([speeds.clocks[r] for r in ranks]):
             try:
                 made += _variants(way, splitter, shares, speeds, ranks, wires)
@@ -162,14 +172,9 @@ def _best(
     return max(fitting or made, key=lambda one: score(one, goal), default=None), reason
 
 
-def _choices_of_devices(speeds: Speeds) -> Iterable[tuple[int, ...]]:
-    """Yield the fastest devices: 1, 2, 4, ... and all of them."""
-    order = sorted(range(len(speeds.clocks)), key=lambda rank: (-speeds.clocks[rank], rank))
-    count = 1
-    while count < len(order):
-        yield tuple(sorted(order[:count]))
-        count *= 2
-    yield tuple(sorted(order))
+def _powers_of_two(most: int) -> list[int]:
+    """Return 1, 2, 4, ... below a number, and that."""
+    return [*(1 << power for power in range((most - 1).bit_length())), most]
 
 
 def _variants(
@@ -255,7 +260,12 @@ def _refused(usable: Sequence[Estimate], single: Estimate, speeds: Speeds, goal:
     """Return why several devices are not worth it; empty where they are."""
     if not usable:
         return refusal(None, single, speeds, goal)
-    several = [one for one in usable if len(one.ranks) > 1]
+    # A sample alone takes as long on a replica as on the only device.
+    several = [
+        one
+        for one in usable
+        if len(one.ranks) > 1 and (goal, one.alternative.strategy) != ("latency", "replicas")
+    ]
     if not fits(single, speeds) or len(speeds.clocks) == 1:
         return ""
     if several and score(several[0], goal) > MARGIN * score(single, goal):

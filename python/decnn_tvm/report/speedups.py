@@ -50,7 +50,8 @@ def speedup_curves(
     for step, count in enumerate(counts):
         if progress is not None:
             progress(f"{count} devices", step, len(counts))
-        ranking = rank(network, like_the_fastest(speeds, count), goal=goal, exact=exact)
+        cluster = like_the_fastest(speeds, count)
+        ranking = rank(network, cluster, goal=goal, exact=exact, counts=sorted({1, count}))
         alone = alone or ranking.single
         single = single or score(ranking.single, goal)
         for entry in ranking.entries:

@@ -29,14 +29,14 @@ def draw_timeline(events: Sequence[TimelineEvent], names: Sequence[str]) -> str:
     for row, rank in enumerate(devices):
         drawing.text(0, ROW * row + 21, shortened(names[rank], 16), "name")
         drawing.rect(LEFT, ROW * row + 6, WIDTH - LEFT - 10, 20, "idle")
-    for event in events:
-        if event.rank in devices and event.end > start and event.start < end:
-            _event(drawing, event, devices.index(event.rank), start, end, scale)
     bottom = ROW * len(devices) + 4
     for tick in ticks(1e3 * (end - start), 8):
         x = LEFT + tick * scale / 1e3
         drawing.line(x, 0, x, bottom, "grid")
         drawing.text(x, bottom + 14, f"{tick:g}", "small", "middle")
+    for event in events:
+        if event.rank in devices and event.end > start and event.start < end:
+            _event(drawing, event, devices.index(event.rank), start, end, scale)
     drawing.text((LEFT + WIDTH) / 2, bottom + 32, "time, milliseconds", "axis", "middle")
     keys = [(f"f{n % COLOURS}", f"sample {n}") for n in chosen]
     return drawing.svg() + legend(
