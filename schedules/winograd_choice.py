@@ -11,6 +11,7 @@ from decnn_tvm.schedules.register_tiles import (
     TileProblem,
     choose_tile,
     cycles,
+    first_read_cycles,
     streaming_cycles,
 )
 from decnn_tvm.schedules.winograd_transforms import IN, KERNEL, OUT
@@ -18,7 +19,7 @@ from decnn_tvm.schedules.winograd_transforms import IN, KERNEL, OUT
 # Cycles for a vector of a tile: about 100 sums and 36 stores; fewer for the smaller output.
 INPUT_CYCLES, OUTPUT_CYCLES = 100.0, 80.0
 # Packed weights are four times as large, so a smaller gain is not worth it.
-LEAST_GAIN = 1.2
+LEAST_GAIN = 1.15
 _FLOAT = 4
 
 
@@ -63,8 +64,9 @@ def choose_winograd(
     tiles = rows * tile.rows * -(-width // tile.columns) * tile.columns
     ours = IN * IN * cycles(products, tile)
     ours += tiles * (INPUT_CYCLES * inputs + OUTPUT_CYCLES * outputs) / lanes
-    ours += streaming_cycles(IN * IN * weights) * (rows // units)
-    theirs = cycles(direct, choose_tile(direct)) + streaming_cycles(KERNEL * KERNEL * weights)
+    ours += first_read_cycles(IN * IN * weights)
+    ours += streaming_cycles(IN * IN * weights) * (rows // units - 1)
+    theirs = cycles(direct, choose_tile(direct)) + first_read_cycles(KERNEL * KERNEL * weights)
     if theirs < LEAST_GAIN * ours:
         return None
     return WinogradPlan(tile=tile, band=units * tile.rows, cycles=ours)

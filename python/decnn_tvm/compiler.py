@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -19,26 +18,17 @@ from decnn_tvm import schedules
 from decnn_tvm.calibration import Sample, calibrate
 from decnn_tvm.channel_histogram import Method
 from decnn_tvm.errors import CompileError, PartitionError
-from decnn_tvm.group_counts import ONE_PROGRAM, GroupCounts, group_counts
-from decnn_tvm.linking import link_shared_library
-from decnn_tvm.lowering import build_stages
+from decnn_tvm.group_counts import group_counts
 from decnn_tvm.network import Network
-from decnn_tvm.package import (
-    ESTIMATES,
-    Package,
-    TargetLibraries,
-    check_replaceable,
-    write_manifest,
-    write_weights,
-)
+from decnn_tvm.package import Package, check_replaceable
+from decnn_tvm.package_writer import Progress, Reporter, write_package
 from decnn_tvm.passes.normalize_images import NormalizeImages
 from decnn_tvm.passes.split_rows import SplitRows
-from decnn_tvm.passes.split_stages import SplitStages, plan_of
+from decnn_tvm.passes.split_stages import SplitStages
 from decnn_tvm.passes.weights import unique_name
 from decnn_tvm.passes.wire_encoding import WireLimits
 from decnn_tvm.pipeline import spreading_passes
-from decnn_tvm.plan import Plan, Strategy
-from decnn_tvm.planning.layer_costs import layer_costs
+from decnn_tvm.plan import Strategy
 from decnn_tvm.targets import CpuTarget, resolve_target
 
 if TYPE_CHECKING:
@@ -48,9 +38,6 @@ logger = logging.getLogger(__name__)
 
 SHIPPED_RECORDS = Path(schedules.__file__).parent / "records"
 """Folders of tuning records, each named after the processor (``mcpu``) that was measured."""
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called before each step of a long work with its name, its index and the number of steps."""
 
 TargetLike: TypeAlias = "str | Mapping[str, Any]"
 
@@ -155,7 +142,7 @@ def compile_network(
         name: own + (_shipped(target) if shipped_records else [])
         for name, target in resolved.items()
     }
-    report = _Reporter(progress, 2 + len(resolved) * len(counts.compiled))
+    report = Reporter(progress, 2 + len(resolved) * len(counts.compiled))
     report.step("placement" if limits is None else "placement and calibration")
     split = split_network(
         network, workers, shares, all_shares, wire, limits, row_tiles, strategy=strategy
@@ -164,7 +151,7 @@ def compile_network(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / "package"
-        _write(draft, split, resolved, measured, winograd, report, counts)
+        write_package(draft, split, resolved, measured, winograd, report, counts)
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
@@ -209,81 +196,6 @@ def uses_winograd(network: Network, winograd: bool | None) -> bool:
     return network.groups is None if winograd is None else winograd
 
 
-class _Reporter:
-    """Counts the steps of a work for who asked to be told."""
-
-    def __init__(self, progress: Progress | None, steps: int) -> None:
-        self.progress, self.steps, self.done = progress, steps, 0
-
-    def step(self, name: str) -> None:
-        if self.progress is not None:
-            self.progress(name, self.done, self.steps)
-        self.done += 1
-
-
-def _write(
-    draft: Path,
-    split: Mapping[int, tvm.IRModule],
-    targets: Mapping[str, CpuTarget],
-    measured: Mapping[str, Sequence[Records]],
-    winograd: bool,
-    report: _Reporter,
-    counts: GroupCounts,
-) -> None:
-    """Write a package from the stages for each number of groups on a device."""
-    first = next(iter(split.values()))
-    plan = plan_of(first)
-    names = write_weights(draft, plan, _slices(first))
-    libraries = {}
-    for folder, target in targets.items():
-        one = plan.strategy in ONE_PROGRAM
-        paths = {k: f"lib/{folder}/{'any' if one else f'groups{k}'}.so" for k in counts.served}
-        for count, module in split.items():
-            share = "" if one else f"{count} of {plan.groups} {plan.unit} "
-            report.step(f"{share}for {target.name}")
-            stages = build_stages(
-                module.without_attr("decnn.weights").without_attr("decnn.plan"),
-                target.target,
-                winograd=winograd,
-                records=measured[folder],
-            )
-            path = draft / paths[count]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            link_shared_library(stages, path, target.machine)
-        libraries[folder] = _target_libraries(target, paths)
-        names += {*paths.values()}
-    report.step("package")
-    names.append(_write_estimates(draft, plan, split, targets, winograd))
-    write_manifest(draft, plan, libraries, names, workers=counts.devices)
-
-
-def _write_estimates(
-    draft: Path,
-    plan: Plan,
-    split: Mapping[int, tvm.IRModule],
-    targets: Mapping[str, CpuTarget],
-    winograd: bool,
-) -> str:
-    """Write what the cost model says of every stage; return the name of the file."""
-    estimates = {
-        folder: {
-            str(count): {
-                stage.function: sum(
-                    cost.cycles
-                    for cost in layer_costs(
-                        module[stage.function], target.target, winograd=winograd
-                    )
-                )
-                for stage in plan.stages
-            }
-            for count, module in split.items()
-        }
-        for folder, target in targets.items()
-    }
-    (draft / ESTIMATES).write_text(json.dumps(estimates))
-    return ESTIMATES
-
-
 def _read_records(folder: Path | str) -> Records:
     from decnn_tvm.tuning.records import Records  # MetaSchedule, which few compilations need
 
@@ -326,20 +238,6 @@ def _split(
 ) -> tvm.IRModule:
     split = SplitStages(groups_per_device=count, wire=wire, model=model, limits=limits)
     return split(spread)  # type: ignore[operator]
-
-
-def _slices(split: tvm.IRModule) -> dict[str, list[Any]]:
-    weights = split.attrs["decnn.weights"]
-    return {str(name): [tensor.numpy() for tensor in pieces] for name, pieces in weights.items()}
-
-
-def _target_libraries(target: CpuTarget, paths: dict[int, str]) -> TargetLibraries:
-    return TargetLibraries(
-        target=json.loads(json.dumps(dict(target.target.export()), default=str)),
-        machine=target.machine,
-        features=target.features,
-        libraries=paths,
-    )
 
 
 def _by_folder(targets: Sequence[CpuTarget]) -> dict[str, CpuTarget]:

@@ -25,6 +25,7 @@ from decnn_tvm.cli.show_plan import summarize
 EXAMPLE = """\
   decnn compile resnet50.onnx -o resnet50.pkg --workers 4
   decnn compile grouped.onnx -o grouped.pkg --shares 2,1,1 --wire float16
+  decnn compile resnet50.onnx -o strips.pkg --workers 4 --strategy rows
   decnn compile grouped.onnx -o grouped.pkg --wire int8 --calibrate photos/ --uint8-input
   decnn compile grouped.onnx -o grouped.pkg --workers 4 --records records/
   decnn compile grouped.onnx -o boards.pkg --workers 4 --target host --target rpi4
@@ -39,7 +40,8 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "compile",
         "split and compile a model for several devices",
         "Split a model over devices, exactly, and compile it. A dense model is split into as many\n"
-        "shares as asked for; a decoupled one along its channel groups.",
+        "shares as asked for; a decoupled one along its channel groups. Other ways to share the\n"
+        "work (--strategy) run on the same workers, to be compared.",
         EXAMPLE,
     )
     add_model(parser)
@@ -102,11 +104,12 @@ def execute(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(summary, indent=2))
         return
-    print(f"{options.output}: {summary['bytes'] / 1e6:.1f} MB, {summary['groups']} channel groups")
+    unit = package.plan.unit
+    print(f"{options.output}: {summary['bytes'] / 1e6:.1f} MB, {summary['groups']} {unit}")
     print(f"{len(summary['stages'])} stages; movements: {_count(summary['movements'])}")
     for name, libraries in summary["targets"].items():
         counts = ", ".join(map(str, libraries))
-        print(f"target {name}: libraries for {counts} channel groups on a device")
+        print(f"target {name}: libraries for {counts} {unit} on a device")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from decnn_tvm.cli.options import Commands, add_command, add_model, load_model, positive
 from decnn_tvm.cli.show_plan import show_movements, summarize
 from decnn_tvm.cli.tables import count_text, print_table, shape_text
+from decnn_tvm.plan import STRATEGIES
 
 if TYPE_CHECKING:
     from decnn_tvm.inspection import Inspection, LayerInfo
@@ -64,7 +65,8 @@ def _inspect_package(options: argparse.Namespace) -> None:
         print(json.dumps(summary, indent=2))
         return
     kind = "decoupled" if summary["decoupled"] else "split"
-    print(f"{summary['model']}: {kind} into {summary['groups']} channel groups")
+    unit = STRATEGIES[summary["strategy"]]
+    print(f"{summary['model']}: {kind} into {summary['groups']} {unit}")
     for label in ("inputs", "outputs"):
         for tensor in summary[label]:
             text = f"{tensor['dtype']} {shape_text(tensor['shape'])}"

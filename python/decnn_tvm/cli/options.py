@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from decnn_tvm.plan import STRATEGIES
+
 if TYPE_CHECKING:
     from decnn_tvm.network import Network
 
@@ -50,10 +52,21 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_split(parser: argparse.ArgumentParser) -> None:
     """Add how a model is split, and what else decides which kernels it needs."""
+    parser.add_argument(
+        "--strategy",
+        choices=tuple(STRATEGIES),
+        default="channels",
+        help="how devices share the work, all exactly: channels of every layer (default), rows of "
+        "every feature map with halo exchange, a pipeline of layers, whole samples (replicas), or "
+        "a single device",
+    )
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--workers", type=positive, metavar="N", help="devices, evenly loaded")
     sizes.add_argument(
-        "--shares", type=positives, metavar="2,1,1", help="channel groups of each device"
+        "--shares",
+        type=positives,
+        metavar="2,1,1",
+        help="channel groups of each device; of the other strategies strips, stages or turns",
     )
     parser.add_argument(
         "--all-shares",
@@ -84,7 +97,7 @@ def add_split(parser: argparse.ArgumentParser) -> None:
 
 def split_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_split` asked for, as `decnn_tvm.compile` and `decnn_tvm.tune` take it."""
-    names = ("workers", "shares", "all_shares", "cores", "wire", "winograd")
+    names = ("strategy", "workers", "shares", "all_shares", "cores", "wire", "winograd")
     return {name: getattr(options, name) for name in names}
 
 

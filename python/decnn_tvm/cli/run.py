@@ -82,7 +82,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         type=int,
         default=1,
         metavar="N",
-        help="other workers that store the weights of a channel group, for a takeover (1)",
+        help="other workers that store the weights of a group, for a takeover (1)",
     )
     parser.add_argument(
         "--output", metavar="FILE.npz", help="write every output, stacked over the samples"
@@ -101,7 +101,10 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
     add_keys(parser)
     parser.add_argument("--host", metavar="ADDRESS", help="where workers send to (found by itself)")
     parser.add_argument(
-        "--shares", type=positives, metavar="2,1,1", help="channel groups of each worker (even)"
+        "--shares",
+        type=positives,
+        metavar="2,1,1",
+        help="channel groups of each worker, or strips, stages or turns (even)",
     )
     parser.add_argument("--target", metavar="NAME", help="which of the package's targets to use")
 

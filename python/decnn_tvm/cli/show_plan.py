@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from decnn_tvm.assignment import assign_groups
+from decnn_tvm.assignment import assign_groups, owners_of_sample
 from decnn_tvm.cli.tables import print_table
 from decnn_tvm.plan import Movement, Plan, Value
 from decnn_tvm.transfers import payload_bytes, transfers
@@ -20,6 +20,7 @@ def summarize(package: Package) -> dict[str, Any]:
     return {
         "package": str(package.path),
         "model": plan.model,
+        "strategy": plan.strategy,
         "groups": plan.groups,
         "decoupled": plan.decoupled,
         "inputs": [_tensor(plan.value(name)) for name in plan.inputs],
@@ -41,9 +42,10 @@ def summarize(package: Package) -> dict[str, Any]:
 
 
 def moved_bytes(plan: Plan, movement: Movement) -> int:
-    """Return the bytes of all messages of a movement, with one channel group on each device."""
+    """Return the bytes of all messages of a movement, with one group on each device."""
     value = plan.value(movement.source)
-    parts = transfers(plan, movement, assign_groups(plan, plan.groups))
+    owners = owners_of_sample(plan, assign_groups(plan, plan.groups), 0)
+    parts = transfers(plan, movement, owners)
     return sum(payload_bytes(value, part) for part in parts if part.source != part.target)
 
 

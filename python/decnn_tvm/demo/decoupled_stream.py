@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-from decnn_tvm.compiler import Progress, compile_network
+from decnn_tvm.compiler import compile_network
 from decnn_tvm.decoupling import decouple
 from decnn_tvm.demo.data import Array, imagenet_sample
 from decnn_tvm.demo.exact_split import Comparison
 from decnn_tvm.frontend import load, save_onnx
+from decnn_tvm.package_writer import Progress
 from decnn_tvm.runtime import LocalCluster, Session
 from decnn_tvm.runtime.statistics import DeviceStats, TimelineEvent
 from decnn_tvm.runtime.trace import KINDS

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from decnn_tvm.compiler import Progress, compile_network
+from decnn_tvm.compiler import compile_network
 from decnn_tvm.demo.data import Array, opennsfw_sample, trained_model
 from decnn_tvm.frontend import load
+from decnn_tvm.package_writer import Progress
 from decnn_tvm.runtime import LocalCluster
 from decnn_tvm.testing.equality import all_reference_outputs
 

@@ -14,6 +14,7 @@ from decnn_tvm.calibration import unit_limits
 from decnn_tvm.compiler import split_network, uses_winograd
 from decnn_tvm.lowering import lower_stages
 from decnn_tvm.network import Network
+from decnn_tvm.plan import Strategy
 from decnn_tvm.targets import CpuTarget, resolve_target
 from decnn_tvm.tuning.cost_model import CostModel
 from decnn_tvm.tuning.measurement import Measurer, Runner
@@ -39,6 +40,7 @@ def tune(
     network: Network,
     database: Path | str,
     *,
+    strategy: Strategy = "channels",
     workers: int | None = None,
     shares: Sequence[int] | None = None,
     all_shares: bool | None = None,
@@ -64,7 +66,7 @@ def tune(
         Dense or decoupled.
     database : Path or str
         Folder of a MetaSchedule JSON database; made if it is not there.
-    workers, shares, all_shares, cores, wire, winograd
+    strategy, workers, shares, all_shares, cores, wire, winograd
         As for `decnn_tvm.compile`: they decide which layers there are. Only the shares asked for
         are tuned by default, since every one has layers of its own.
     target : str or dict
@@ -98,7 +100,9 @@ def tune(
     records = Records(database, create=True)
     if boards is not None:
         boards.check()
-    split = split_network(network, workers, shares, bool(all_shares), wire, unit_limits)
+    split = split_network(
+        network, workers, shares, bool(all_shares), wire, unit_limits, strategy=strategy
+    )
     chosen = uses_winograd(network, winograd)
     tasks = find_tasks(
         lower_stages(mod, resolved.target, winograd=chosen) for mod in split.values()
