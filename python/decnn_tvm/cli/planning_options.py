@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
 
 def add_planning(parser: Any) -> None:
-    """Add the options."""
+    """Add the cluster, and the options of `add_goal`."""
     add_cluster(parser, "the workers and links in a cluster file; they need not be there")
+    add_goal(parser)
+
+
+def add_goal(parser: Any) -> None:
+    """Add what is known of the cluster, and what is wanted."""
     parser.add_argument(
         "--profile", metavar="FILE.json", help="what `decnn profile` measured on this cluster"
     )
