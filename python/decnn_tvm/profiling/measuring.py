@@ -49,7 +49,7 @@ def measure_profile(
     *,
     names: Sequence[str] | None = None,
     shares: Sequence[int] | None = None,
-    target: str | None = None,
+    target: str | Mapping[str, str] | None = None,
     seconds: float = SECONDS,
 ) -> Profile:
     """Deploy a package to workers that are idle, measure, and leave them idle again.
@@ -64,8 +64,8 @@ def measure_profile(
         What the profile calls the workers, by rank.
     shares : sequence of int, optional
         Groups of each worker; as even as possible by default.
-    target : str, optional
-        Which of the package's targets to use.
+    target : str or mapping, optional
+        Which of the package's targets to use, for all or by address.
     seconds : float
         How long the stages are timed.
 

@@ -164,7 +164,7 @@ class Cluster:
         package: Package,
         *,
         shares: Sequence[int] | None = None,
-        target: str | None = None,
+        target: str | Mapping[str, str] | None = None,
         policy: Policy = DEFAULT,
     ) -> Fleet:
         """Send a package to the workers without starting it; `deploy` says what is what.
