@@ -139,6 +139,10 @@ class EmulatedBoards:
                     tc = ("tc", *where, "qdisc", "replace", "dev", device, "root", "tbf")
                     _command(*tc, *shape)
 
+    def slow_down(self, rank: int, quota: float) -> None:
+        """Give a board another number of cores."""
+        _set_quota(_group(rank), quota)
+
     def start(self, rank: int, *command: str) -> subprocess.Popen[bytes]:
         """Start a command on a board; its standard output is a pipe."""
         # The shell is in the group before it becomes the command.
@@ -169,12 +173,16 @@ class EmulatedBoards:
         _command("ip", "-n", name, "link", "set", "eth0", "up")
         group = _group(rank)
         group.mkdir()
-        quota = round(self._quota * PERIOD)
-        if group.parent == _V1:
-            (group / "cpu.cfs_period_us").write_text(str(PERIOD))
-            (group / "cpu.cfs_quota_us").write_text(str(quota))
-        else:
-            (group / "cpu.max").write_text(f"{quota} {PERIOD}")
+        _set_quota(group, self._quota)
+
+
+def _set_quota(group: Path, cores: float) -> None:
+    quota = round(cores * PERIOD)
+    if group.parent == _V1:
+        (group / "cpu.cfs_period_us").write_text(str(PERIOD))
+        (group / "cpu.cfs_quota_us").write_text(str(quota))
+    else:
+        (group / "cpu.max").write_text(f"{quota} {PERIOD}")
 
 
 def first_line(process: subprocess.Popen[bytes], timeout: float) -> bytes:

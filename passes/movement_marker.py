@@ -78,7 +78,8 @@ class _Marker:
         self.new: dict[relax.Expr, relax.Expr] = {v: v for v in inputs_of(func)}
         self.moved: dict[tuple[relax.Var, Placement, str | None], relax.Var] = {}
         self.values: dict[str, Placement] = {v.name: Host() for v in inputs_of(func)}
-        self.source_weights = {v: weight_values(func)[v.name] for v in weight_vars(func)}
+        values = weight_values(func)
+        self.source_weights = {v: values[v.name] for v in weight_vars(func)}
         self.weights: dict[tuple[str, str], relax.Var] = {}
         self.shards: dict[str, WeightShard] = {}
         self.kept: dict[relax.Var, Array] = {}

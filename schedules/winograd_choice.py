@@ -25,10 +25,11 @@ _FLOAT = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WinogradPlan:
-    """The parameters of a `winograd_convolution`."""
+    """The parameters of a `winograd_convolution`, and the cycles that it is estimated to take."""
 
     tile: Tile
     band: int
+    cycles: float
 
 
 def choose_winograd(
@@ -73,7 +74,7 @@ def choose_winograd(
     theirs = cycles(direct, choose_tile(direct)) + first_read_cycles(KERNEL * KERNEL * weights)
     if theirs < LEAST_GAIN * ours:
         return None
-    return WinogradPlan(tile=tile, band=band)
+    return WinogradPlan(tile=tile, band=band, cycles=ours)
 
 
 def band_cycles(rows: int, band: int, source: int, weights: int, passes: int) -> float:

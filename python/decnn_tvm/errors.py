@@ -7,6 +7,7 @@
     ├── ModelError        the network: no such file, not ONNX, unsupported operator, shape or opset
     ├── DecoupleError     a decoupling that was asked for can't be had
     ├── PartitionError    the network can't be split as asked (workers, groups, shares)
+    ├── PlanningError     several devices are not worth it, or nothing fits their memory
     ├── CompileError      no code for a layer or a target
     ├── PackageError      a damaged, foreign or mismatching package
     ├── RecordsError      tuning records: none there, damaged, can't be written
@@ -36,6 +37,10 @@ class DecoupleError(DecnnError):
 
 class PartitionError(DecnnError):
     """The network can't be split over devices as asked."""
+
+
+class PlanningError(DecnnError):
+    """Several devices are not worth it for this network, or nothing fits their memory."""
 
 
 class CompileError(DecnnError):

@@ -4,6 +4,7 @@
 ::
 
     manifest.json                      format, versions, plan, targets, a SHA-256 for every file
+    estimates.json                     what the cost model says of every stage
     lib/TARGET/groups1.so …            one library per target and number of groups on a device
     weights/shared.safetensors         weights that every device holds whole
     weights/group0.safetensors …       canonical (unpacked) weights, or slices of them, of one group
@@ -30,6 +31,8 @@ from decnn_tvm.plan import Indices, Plan
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+ESTIMATES = "estimates.json"
+"""Cycles of each stage by the cost model, by target and number of groups on a device."""
 _KEYS = ("format", "versions", "targets", "files", "workers", "plan")
 VERSIONED = ("decnn-tvm", "apache-tvm", "apache-tvm-ffi")
 
@@ -196,6 +199,16 @@ class Package:
         names = [self.library(target, len(groups)), weights_file(None)]
         names += [weights_file(group) for group in groups]
         return [name for name in names if name in self.manifest.files]
+
+    def estimated_cycles(self, target: str, group_count: int) -> dict[str, float]:
+        """Return what the cost model says of each stage; empty where the package does not tell."""
+        if ESTIMATES not in self.manifest.files:
+            return {}
+        self.verify([ESTIMATES])
+        data = json.loads(self.file(ESTIMATES).read_text())
+        counts = data.get(target, {})
+        # One program may serve every number of groups.
+        return dict(counts.get(str(group_count)) or counts.get("1") or {})
 
     def library(self, target: str, group_count: int) -> str:
         """Return the name of the library for `group_count` groups on `target`."""

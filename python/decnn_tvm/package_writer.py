@@ -13,8 +13,9 @@ import tvm
 from decnn_tvm.group_counts import ONE_PROGRAM, GroupCounts
 from decnn_tvm.linking import link_shared_library
 from decnn_tvm.lowering import build_stages
-from decnn_tvm.package import TargetLibraries, write_manifest, write_weights
+from decnn_tvm.package import ESTIMATES, TargetLibraries, write_manifest, write_weights
 from decnn_tvm.passes.split_stages import plan_of
+from decnn_tvm.planning.layer_costs import layer_costs
 from decnn_tvm.targets import CpuTarget
 
 if TYPE_CHECKING:
@@ -93,7 +94,33 @@ def write_package(
         libraries[folder] = _target_libraries(target, paths)
         names += {*paths.values()}
     report.step("package")
+    names.append(_write_estimates(draft, split, targets, winograd))
     write_manifest(draft, plan, libraries, names, workers=counts.devices)
+
+
+def _write_estimates(
+    draft: Path,
+    split: Mapping[int, tvm.IRModule],
+    targets: Mapping[str, CpuTarget],
+    winograd: bool,
+) -> str:
+    """Write what the cost model says of every stage; return the name of the file."""
+
+    def cycles(module: tvm.IRModule, target: CpuTarget) -> dict[str, float]:
+        return {
+            stage.function: sum(
+                cost.cycles
+                for cost in layer_costs(module[stage.function], target.target, winograd=winograd)
+            )
+            for stage in plan_of(module).stages
+        }
+
+    estimates = {
+        folder: {str(count): cycles(module, target) for count, module in split.items()}
+        for folder, target in targets.items()
+    }
+    (draft / ESTIMATES).write_text(json.dumps(estimates))
+    return ESTIMATES
 
 
 def _slices(split: tvm.IRModule) -> dict[str, list[Any]]:

@@ -8,12 +8,14 @@ Nothing here does I/O.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from decnn_tvm.errors import PartitionError
 from decnn_tvm.plan import (
     PAD,
+    WIRE_BYTES,
     Host,
     Indices,
     Movement,
@@ -52,6 +54,12 @@ class Transfer:
     axis: int
     runs: tuple[Run, ...]
     reduce: bool
+
+
+def payload_bytes(value: Value, transfer: Transfer) -> int:
+    """Return the bytes that a transfer moves of `value`, its source; a header comes on top."""
+    elements = math.prod(value.shape) // value.shape[transfer.axis]
+    return elements * sum(run.length for run in transfer.runs) * WIRE_BYTES[value.dtype]
 
 
 def check_assignment(plan: Plan, assignment: Sequence[Indices]) -> None:

@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from decnn_tvm.cli.connection import add_cluster, cluster_of
 from decnn_tvm.cli.image_options import add_calibration, add_pixels, image_options
@@ -19,7 +19,12 @@ from decnn_tvm.cli.options import (
     load_model,
     split_options,
 )
+from decnn_tvm.cli.planning_options import add_goal, ranking_of
 from decnn_tvm.cli.show_plan import summarize
+from decnn_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    from decnn_tvm.network import Network
 
 EXAMPLE = """\
   decnn compile resnet50.onnx -o resnet50.pkg --workers 4
@@ -28,7 +33,8 @@ EXAMPLE = """\
   decnn compile grouped.onnx -o grouped.pkg --wire int8 --calibrate photos/ --uint8-input
   decnn compile grouped.onnx -o grouped.pkg --workers 4 --records records/
   decnn compile grouped.onnx -o boards.pkg --workers 4 --target host --target rpi4
-  decnn compile grouped.onnx -o boards.pkg --cluster cluster.toml"""
+  decnn compile grouped.onnx -o boards.pkg --cluster cluster.toml
+  decnn compile resnet50.onnx -o best.pkg --cluster cluster.toml --plan auto --for latency"""
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -49,6 +55,13 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     )
     add_split(parser)
     add_cluster(parser, "compile for the workers in a cluster file and their targets")
+    parser.add_argument(
+        "--plan",
+        choices=("auto",),
+        help="let `decnn plan` choose strategy and shares for the cluster; refused where one "
+        "device is faster",
+    )
+    add_goal(parser)
     add_pixels(parser)
     add_calibration(parser)
     parser.add_argument(
@@ -78,6 +91,8 @@ def execute(options: argparse.Namespace) -> None:
     targets = _use_cluster(options)
     network = load_model(options)
     images = image_options(options, network)
+    if options.plan is not None:
+        _plan(options, network)
     from decnn_tvm.compiler import compile_network
 
     with progress_bar() as progress:
@@ -103,6 +118,27 @@ def execute(options: argparse.Namespace) -> None:
         print(f"target {name}: libraries for {counts} {unit} on a device")
 
 
+def _plan(options: argparse.Namespace, network: Network) -> None:
+    """Put the strategy and the shares that are best into the options.
+
+    Raises
+    ------
+    InputError
+        Some of them are given already.
+    PlanningError
+        One device is faster.
+    """
+    given = [name for name in ("workers", "shares") if getattr(options, name)]
+    if options.strategy != "channels" or given:
+        raise InputError("--plan auto chooses strategy and shares itself: leave them out.")
+    ranking = ranking_of(options, network, wires=(options.wire,), exact=True)
+    best, devices = ranking.best, ranking.speeds.machines.devices
+    options.strategy, options.shares = best.alternative.strategy, best.shares
+    if not options.json:
+        names = ", ".join(devices[rank].name for rank in best.ranks)
+        print(f"plan: {best.alternative.name}; run it on {names} with --in-flight {best.window}")
+
+
 @contextlib.contextmanager
 def progress_bar(description: str = "") -> Iterator[Callable[[str, float, float], None]]:
     """Show a bar on standard error while the block runs; yield what moves it."""
@@ -124,7 +160,7 @@ def progress_bar(description: str = "") -> Iterator[Callable[[str, float, float]
 def _use_cluster(options: argparse.Namespace) -> list[str | Mapping[str, Any]]:
     """Return the targets; let a cluster file say what the command line leaves open."""
     cluster = cluster_of(options)
-    if cluster is not None and not options.workers and not options.shares:
+    if cluster is not None and not (options.workers or options.shares or options.plan):
         options.workers = len(cluster.workers)
     if options.target or cluster is None:
         return [parse_target(name) for name in options.target or ["host"]]

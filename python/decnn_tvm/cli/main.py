@@ -23,6 +23,9 @@ from decnn_tvm.cli import demo as demo_command
 from decnn_tvm.cli import finetune as finetune_command
 from decnn_tvm.cli import inspect as inspect_command
 from decnn_tvm.cli import keys as keys_command
+from decnn_tvm.cli import plan as plan_command
+from decnn_tvm.cli import profile as profile_command
+from decnn_tvm.cli import report as report_command
 from decnn_tvm.cli import run as run_command
 from decnn_tvm.cli import status as status_command
 from decnn_tvm.cli import tune as tune_command
@@ -36,8 +39,11 @@ COMMANDS = (
     decouple_command,
     finetune_command,
     tune_command,
+    plan_command,
     compile_command,
     run_command,
+    profile_command,
+    report_command,
     worker_command,
     keys_command,
     cluster_command,

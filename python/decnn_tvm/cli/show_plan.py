@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from decnn_tvm.assignment import assign_groups, owners_of_sample
 from decnn_tvm.cli.tables import print_table
-from decnn_tvm.plan import WIRE_BYTES, Movement, Plan, Value
-from decnn_tvm.transfers import transfers
+from decnn_tvm.plan import Movement, Plan, Value
+from decnn_tvm.transfers import payload_bytes, transfers
 
 if TYPE_CHECKING:
     from decnn_tvm.package import Package
@@ -45,13 +44,9 @@ def summarize(package: Package) -> dict[str, Any]:
 def moved_bytes(plan: Plan, movement: Movement) -> int:
     """Return the bytes of all messages of a movement, with one group on each device."""
     value = plan.value(movement.source)
-    total = 0
     owners = owners_of_sample(plan, assign_groups(plan, plan.groups), 0)
-    for transfer in transfers(plan, movement, owners):
-        if transfer.source != transfer.target:
-            elements = math.prod(value.shape) // value.shape[transfer.axis]
-            total += elements * sum(run.length for run in transfer.runs)
-    return total * WIRE_BYTES[movement.wire]
+    parts = transfers(plan, movement, owners)
+    return sum(payload_bytes(value, part) for part in parts if part.source != part.target)
 
 
 def show_movements(summary: dict[str, Any]) -> None:

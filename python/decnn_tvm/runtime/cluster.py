@@ -149,8 +149,29 @@ class Cluster:
         ClusterError
             A worker is gone or busy, or a session of this cluster is still open.
         """
-        self._make_room()
         package = package if isinstance(package, Package) else Package(package)
+        fleet = self.enlist(package, shares=shares, target=target, policy=policy)
+        try:
+            session = Session(package.plan, fleet, self._timeout)
+        except BaseException:
+            fleet.close()
+            raise
+        self._sessions.append(session)
+        return session
+
+    def enlist(
+        self,
+        package: Package,
+        *,
+        shares: Sequence[int] | None = None,
+        target: str | Mapping[str, str] | None = None,
+        policy: Policy = DEFAULT,
+    ) -> Fleet:
+        """Send a package to the workers without starting it; `deploy` says what is what.
+
+        Who calls this closes the fleet.
+        """
+        self._make_room()
         assignment = assign_groups(package.plan, len(self._workers), shares)
         for rank in range(len(self._workers)):
             if self.cause(rank) and policy.rejoin:
@@ -166,13 +187,11 @@ class Cluster:
         )
         try:
             fleet.enlist()
-            session = Session(package.plan, fleet, self._timeout)
         except BaseException:
             # An interrupt must not leave half a deployment on the workers.
             fleet.close()
             raise
-        self._sessions.append(session)
-        return session
+        return fleet
 
     def cause(self, rank: int) -> str:
         """Return why a worker is gone, empty where it is there."""
@@ -213,6 +232,11 @@ class Cluster:
         The same for everybody, unless a tunnel or a proxy stands between them.
         """
         return address
+
+    @property
+    def host(self) -> str:
+        """Interface of the coordinator's data plane."""
+        return self._host
 
     @property
     def encrypted(self) -> bool:

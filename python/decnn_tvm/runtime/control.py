@@ -262,6 +262,12 @@ class ControlService(rpyc.Service):  # type: ignore[misc]
         return self._state.of(self).status()
 
     @_answer
+    def exposed_time_stages(self, milliseconds: int) -> list[dict[str, Any]]:
+        """Time the stages of our session on ready data."""
+        _expect(milliseconds, int)
+        return self._state.of(self).time_stages(1e-3 * milliseconds)
+
+    @_answer
     def exposed_observe(self) -> dict[str, Any]:
         """Return state, progress, memory and traffic, whoever's session it is."""
         return self._state.observe().to_json()

@@ -25,6 +25,7 @@ from decnn_tvm.runtime.heartbeat import Watch
 from decnn_tvm.runtime.library import StageLibrary, empty_pool
 from decnn_tvm.runtime.machine import choose_target, memory, reset_peak, this_machine, trim
 from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.stage_timing import time_stages
 from decnn_tvm.runtime.transport import ZmqTransport
 from decnn_tvm.runtime.weights import DeviceWeights
 from decnn_tvm.runtime.wire import MAX_PAYLOAD, Header
@@ -36,6 +37,8 @@ MAX_UPLOAD = 4 << 30
 """Bytes of all files of a package on one worker."""
 MAX_FILES = 4096
 MAX_NAME = 200
+MAX_TIMING = 600.0
+"""Seconds that timing the stages may take."""
 STAGE_TIMEOUT = 5.0
 """Seconds that a stage under way has to end before a new epoch."""
 _NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/){0,3}[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -239,6 +242,16 @@ class Deployment:
             **device_status(self._counters, self._library, self._engine),
             "peak_bytes": max(0, memory().peak - self._idle_bytes),
         }
+
+    def time_stages(self, seconds: float) -> list[dict[str, Any]]:
+        """Return what `decnn_tvm.runtime.stage_timing.time_stages` measures here."""
+        if not 0 < seconds <= MAX_TIMING:
+            raise ClusterError(f"stages: {seconds} s of timing; expected 0 to {MAX_TIMING:g}.")
+        engine, library, request = self._engine, self._library, self._request
+        if engine is None or library is None or request is None:
+            raise ClusterError("this worker owns no channel groups, so it has no stages to time.")
+        groups = request.assignment[request.rank]
+        return time_stages(library, engine.executor.plan, groups, seconds)
 
     @property
     def orphaned(self) -> bool:

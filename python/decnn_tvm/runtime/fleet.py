@@ -200,6 +200,18 @@ class Fleet:
         status: dict[str, Any] = self._roster.mates[rank].worker.call("status")
         return status
 
+    def target(self, rank: int) -> str:
+        """Return which of the package's targets a worker runs."""
+        return self._roster.mates[rank].target
+
+    def memory(self, rank: int) -> int:
+        """Return the bytes that a session may take on a worker."""
+        return self._roster.mates[rank].memory
+
+    def call(self, rank: int, method: str, *args: int, timeout: float | None = None) -> Any:
+        """Call a method of a worker's control plane and return its answer."""
+        return self._roster.mates[rank].worker.call(method, *args, timeout=timeout)
+
     def close(self) -> None:
         """End the session on every worker that still answers, all at once."""
         mates = list(self._roster.mates.values())

@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import math
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,23 @@ class StageLibrary:
         result = self._functions[function](*tensors, *self._packed[function])
         outputs = [result] if isinstance(result, self._ffi.Tensor) else list(result)
         return [np.from_dlpack(tensor) for tensor in outputs]
+
+    def kernel_seconds(self, function: str, inputs: Sequence[Array]) -> list[tuple[str, float]]:
+        """Run a stage and return the kernels that it called, in order, with their seconds."""
+        seen: list[tuple[str, float]] = []
+        start = 0.0
+
+        def note(_: Any, name: str, before: bool, *__: Any) -> None:
+            nonlocal start
+            if not before:
+                seen.append((str(name), time.perf_counter() - start))
+            start = time.perf_counter()
+
+        module = self._load(self._path, _POOLED)
+        module["set_instrument"](self._ffi.convert_func(note))
+        tensors = [self._ffi.from_dlpack(aligned(array)) for array in inputs]
+        module[function](*tensors, *self._packed[function])
+        return [(name, seconds) for name, seconds in seen if not name.startswith("vm.builtin.")]
 
     def _load(self, path: Path, allocator: int) -> Any:
         try:

@@ -39,10 +39,15 @@ class LinkSpeed:
         Seconds that an empty message takes one way.
     bandwidth : float
         Bits of payload per second.
+    seconds_per_message, seconds_per_byte : float
+        Processor time of the measuring process: for a message, sent or received, and for a byte of
+        payload that it sends.
     """
 
     latency: float
     bandwidth: float
+    seconds_per_message: float = 0.0
+    seconds_per_byte: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +78,14 @@ class Measurement:
             It does not answer in time.
         """
         self._round_trip(transport)  # which also opens the connection
+        before = time.process_time()
         trips = [self._round_trip(transport) for _ in range(ROUNDS)]
+        message = (time.process_time() - before) / (2 * ROUNDS)
         count, deadline = 1, time.monotonic() + LONGEST
         while True:
+            before = time.process_time()
             seconds = self._burst(transport, count)
+            processor = time.process_time() - before
             enough = seconds >= BURST or count * PAYLOAD >= MAX_BURST
             if enough or time.monotonic() > deadline:
                 break
@@ -84,7 +93,12 @@ class Measurement:
         # Answered too: an end that goes on to another peer drops what it has not sent.
         self._round_trip(transport, _END)
         moving = max(seconds - min(trips), 1e-9)
-        return LinkSpeed(latency=min(trips) / 2, bandwidth=8 * count * PAYLOAD / moving)
+        return LinkSpeed(
+            latency=min(trips) / 2,
+            bandwidth=8 * count * PAYLOAD / moving,
+            seconds_per_message=message,
+            seconds_per_byte=processor / (count * PAYLOAD),
+        )
 
     def answer(self, transport: Transport) -> None:
         """Answer the peer until it has done.

@@ -19,6 +19,7 @@ sample (`oldest_first`), so that results leave in order and the window moves on.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -109,19 +110,30 @@ def moves_of(
 
     One whose target on this rank is padding alone has no transfers, and counts.
     """
+    return all_moves(plan, assignment, sample).get(rank, ())
+
+
+def all_moves(
+    plan: Plan, assignment: Sequence[Indices], sample: int = 0
+) -> dict[int, tuple[Move, ...]]:
+    """Return the movements of every rank that takes part in a sample; see `moves_of`."""
     check_assignment(plan, assignment)
     owners = owners_of_sample(plan, assignment, sample)
-    groups = owners[rank] if rank != HOST else ()
-    moves = []
+    moves: dict[int, list[Move]] = {}
     for index, movement in enumerate(plan.movements):
-        parts = transfers(plan, movement, owners)
-        outgoing = tuple(t for t in parts if t.source == rank != t.target)
-        incoming = tuple(
-            sorted((t for t in parts if t.target == rank), key=lambda t: (t.source, t.target))
-        )
-        if outgoing or incoming or holds(plan.value(movement.target).placement, groups):
-            moves.append(Move(index, movement.source, movement.target, outgoing, incoming))
-    return tuple(moves)
+        outgoing, incoming = defaultdict(list), defaultdict(list)
+        for transfer in transfers(plan, movement, owners):
+            incoming[transfer.target].append(transfer)
+            if transfer.source != transfer.target:
+                outgoing[transfer.source].append(transfer)
+        placement = plan.value(movement.target).placement
+        holders = (rank for rank, groups in enumerate(owners) if holds(placement, groups))
+        for rank in {*outgoing, *incoming, *holders}:
+            sent = tuple(outgoing.get(rank, ()))
+            got = sorted(incoming.get(rank, ()), key=lambda t: (t.source, t.target))
+            move = Move(index, movement.source, movement.target, sent, tuple(got))
+            moves.setdefault(rank, []).append(move)
+    return {rank: tuple(own) for rank, own in moves.items()}
 
 
 def stages_of(

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one way to run a network would give: simulated latency, throughput, memory and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from decnn_tvm.assignment import assign_groups
+from decnn_tvm.plan import Indices, Plan
+from decnn_tvm.planning.alternatives import Alternative
+from decnn_tvm.planning.speeds import Speeds
+from decnn_tvm.planning.splits import Split, with_wire
+from decnn_tvm.simulation import Outcome, StageSeconds, simulate
+
+IDLE_BYTES = 60 << 20
+"""What a worker process takes before it has any work: Python, NumPy, ZeroMQ and TVM's runtime."""
+FULL_SWING = 3
+"""Windows of samples that are simulated for a rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes
+    ----------
+    weights : int
+        Packed weights.
+    workspace : int
+        The largest tensors within a stage.
+    buffers : int
+        Tensors between stages, of all samples under way.
+    """
+
+    weights: int
+    workspace: int
+    buffers: int
+
+    @property
+    def total(self) -> int:
+        """All of it, above what an idle worker takes."""
+        return self.weights + self.workspace + self.buffers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """One way to run a network on some devices, simulated.
+
+    Attributes
+    ----------
+    alternative : Alternative
+        The way.
+    ranks : tuple of int
+        The devices, of all in the cluster, in the order of their shares.
+    shares : tuple of int
+        Groups of each.
+    wire : str
+        Element type of exchanged activations.
+    window : int
+        Samples under way for the rate.
+    latency_seconds : float
+        Of one sample with nothing else under way.
+    samples_per_second : float
+        With `window` samples under way.
+    memory : tuple of Memory
+        Of each device, at `window`.
+    sent_bytes : tuple of float
+        What each device sends for a sample.
+    exchanges : int
+        Movements between devices.
+    compute_seconds, message_seconds : tuple of float
+        What a sample takes of each device.
+    split : Split
+        The split network.
+    """
+
+    alternative: Alternative
+    ranks: tuple[int, ...]
+    shares: tuple[int, ...]
+    wire: str
+    window: int
+    latency_seconds: float
+    samples_per_second: float
+    memory: tuple[Memory, ...]
+    sent_bytes: tuple[float, ...]
+    exchanges: int
+    compute_seconds: tuple[float, ...]
+    message_seconds: tuple[float, ...]
+    split: Split
+
+    @property
+    def plan(self) -> Plan:
+        """The plan with its wire type."""
+        return with_wire(self.split.plan, self.wire)
+
+    @property
+    def assignment(self) -> tuple[Indices, ...]:
+        """Groups of each device."""
+        return assign_groups(self.split.plan, len(self.shares), self.shares)
+
+
+def estimate(
+    alternative: Alternative,
+    split: Split,
+    shares: tuple[int, ...],
+    speeds: Speeds,
+    ranks: Sequence[int],
+    wire: str,
+    window: int,
+) -> Estimate:
+    """Simulate one way; `speeds` is of the whole cluster, of which `ranks` take part."""
+    own = speeds.chosen(ranks)
+    assignment = assign_groups(split.plan, len(shares), shares)
+    plan, seconds = with_wire(split.plan, wire), stage_seconds(split, assignment, own)
+    alone = simulate(plan, assignment, own.machines, seconds, samples=1, window=1)
+    stream = simulate(
+        plan,
+        assignment,
+        own.machines,
+        seconds,
+        samples=(FULL_SWING + 2) * window,
+        window=window,
+    )
+    return Estimate(
+        alternative=alternative,
+        ranks=tuple(ranks),
+        shares=shares,
+        wire=wire,
+        window=window,
+        latency_seconds=alone.latency_seconds,
+        samples_per_second=stream.samples_per_second,
+        memory=memory_of(split, assignment, own, stream),
+        sent_bytes=tuple(sent / stream.samples for sent in stream.sent_bytes),
+        exchanges=sum(m.kind not in ("input", "output", "local") for m in plan.movements),
+        compute_seconds=tuple(s / stream.samples for s in stream.compute_seconds),
+        message_seconds=tuple(s / stream.samples for s in stream.message_seconds),
+        split=split,
+    )
+
+
+def stage_seconds(split: Split, assignment: Sequence[Indices], speeds: Speeds) -> StageSeconds:
+    """Return how long each device of `speeds` takes for a stage."""
+    cycles = [
+        split.cycles(target, len(groups))
+        for target, groups in zip(speeds.targets, assignment, strict=True)
+    ]
+    return lambda rank, function: cycles[rank][function] / speeds.clocks[rank]
+
+
+def memory_of(
+    split: Split, assignment: Sequence[Indices], speeds: Speeds, outcome: Outcome
+) -> tuple[Memory, ...]:
+    """Return the memory of each device."""
+    found = []
+    for rank, groups in enumerate(assignment):
+        kernels = split.kernels(speeds.targets[rank], groups)
+        layers = {cost.name: cost for costs in kernels.values() for cost in costs}
+        found.append(
+            Memory(
+                weights=sum(cost.weight_bytes for cost in layers.values()),
+                workspace=max((cost.workspace_bytes for cost in layers.values()), default=0),
+                buffers=outcome.buffer_bytes[rank],
+            )
+        )
+    return tuple(found)

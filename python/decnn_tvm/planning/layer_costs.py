@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stage costs, estimated without running or compiling it.
+
+Convolutions count the cycles by which the compiler itself chooses register tiles and Winograd's
+method (`decnn_tvm.schedules.register_tiles`, `winograd_choice`), dense layers the same for a single
+pixel; weights and tensors that outgrow the cache are streamed; a kernel costs `KERNEL_CYCLES` to
+call. Operators that are fused into the kernel before them cost nothing of their own. Cycles become
+seconds by a device's clock (`decnn_tvm.planning.speeds`), which a profile measures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from decnn_tvm.passes.multiply_accumulates import multiply_accumulates
+from decnn_tvm.passes.weights import static_shape
+from decnn_tvm.schedules.register_tiles import (
+    STREAM_BYTES,
+    TileProblem,
+    choose_tile,
+    cycles,
+    streaming_cycles,
+)
+from decnn_tvm.schedules.vectors import round_lanes, vector_lanes, vector_registers
+from decnn_tvm.schedules.winograd_choice import choose_winograd
+from decnn_tvm.schedules.winograd_transforms import KERNEL
+
+KERNEL_CYCLES = 4000.0
+"""Calling a kernel: 1 to 2 us on the machines that were measured."""
+WINOGRAD_WEIGHTS = 4
+"""Packed weights of Winograd's method take so many times the memory."""
+_FLOAT = 4
+_MOVING = frozenset(
+    f"relax.{name}"
+    for name in (
+        "concat nn.max_pool2d nn.avg_pool2d nn.adaptive_avg_pool2d mean nn.softmax astype "
+        "strided_slice take split nn.pad image.resize2d permute_dims nn.lrn"
+    ).split()
+)
+"""Operators with a kernel of their own that mainly moves data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCost:
+    """One kernel of a stage.
+
+    Attributes
+    ----------
+    name : str
+        Its weights, or what it reads where it has none.
+    operator : str
+        Relax's name of the operator.
+    kind : {"conv2d", "winograd", "depthwise", "dense", "other"}
+        How it is computed.
+    macs : int
+        Multiply-accumulates.
+    cycles : float
+        Estimated.
+    weight_bytes : int
+        Packed weights.
+    workspace_bytes : int
+        Its input and its output.
+    """
+
+    name: str
+    operator: str
+    kind: str
+    macs: int
+    cycles: float
+    weight_bytes: int
+    workspace_bytes: int
+
+
+def layer_costs(
+    stage: relax.Function, target: tvm.target.Target, *, winograd: bool
+) -> tuple[LayerCost, ...]:
+    """Return the cost of each kernel of a stage function before it is lowered."""
+    costs = _Costs(target, winograd)
+    return tuple(costs.of(stage))
+
+
+class _Costs:
+    def __init__(self, target: tvm.target.Target, winograd: bool) -> None:
+        self.lanes, self.registers = vector_lanes(target), vector_registers(target)
+        self.winograd = winograd
+
+    def of(self, stage: relax.Function) -> Iterator[LayerCost]:
+        for block in stage.body.blocks:
+            for binding in block.bindings:
+                call = binding.value
+                if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op):
+                    continue
+                name = str(call.op.name)
+                if name == "relax.nn.conv2d":
+                    yield self._convolution(call)
+                elif name == "relax.matmul":
+                    yield self._dense(call)
+                elif name in _MOVING or name == "relax.nn.conv2d_transpose":
+                    yield self._other(call)
+
+    def _convolution(self, call: relax.Call) -> LayerCost:
+        outputs, inputs, *_ = static_shape(call.args[1])
+        groups, weights = int(call.attrs.groups), _bytes(call.args[1])
+        if inputs == 1 and groups == outputs > 1:
+            problem = self._problem(call, lanes=self.lanes, blocks=1)
+            count = -(-outputs // self.lanes) * cycles(problem, choose_tile(problem))
+            return self._cost(call, "depthwise", count + streaming_cycles(weights), weights)
+        lanes = round_lanes(min(outputs // groups, self.lanes), self.lanes)
+        problem = self._problem(call, lanes=lanes, blocks=-(-outputs // (groups * lanes)))
+        if self.winograd and self._suits_winograd(call, inputs, outputs // groups):
+            plan = choose_winograd(problem, inputs, outputs // groups, self.lanes)
+            if plan is not None:
+                packed = WINOGRAD_WEIGHTS * weights
+                return self._cost(call, "winograd", groups * plan.cycles, packed)
+        count = groups * cycles(problem, choose_tile(problem)) + streaming_cycles(weights)
+        return self._cost(call, "conv2d", count, weights)
+
+    def _problem(self, call: relax.Call, *, lanes: int, blocks: int) -> TileProblem:
+        _, inputs, kernel_rows, kernel_columns = static_shape(call.args[1])
+        data = math.prod(static_shape(call.args[0])) // int(call.attrs.groups)
+        copied = any(int(value) for value in call.attrs.padding)
+        return TileProblem(
+            height=static_shape(call)[2],
+            width=static_shape(call)[3],
+            blocks=blocks,
+            vectors=-(-lanes // self.lanes),
+            steps=inputs * kernel_rows * kernel_columns,
+            registers=self.registers,
+            vector_bytes=_FLOAT * self.lanes,
+            copied=0.0 if copied else data / self.lanes,
+            input_bytes=_FLOAT * data,
+        )
+
+    def _suits_winograd(self, call: relax.Call, inputs: int, outputs: int) -> bool:
+        steps = [int(step) for step in (*call.attrs.strides, *call.attrs.dilation)]
+        whole = not inputs % self.lanes and not outputs % self.lanes
+        kernel = tuple(static_shape(call.args[1])[2:])
+        return kernel == (KERNEL, KERNEL) and {*steps} == {1} and whole
+
+    def _dense(self, call: relax.Call) -> LayerCost:
+        weights = _bytes(call.args[1])
+        count = max(multiply_accumulates(call) / self.lanes, streaming_cycles(weights))
+        return self._cost(call, "dense", count, weights)
+
+    def _other(self, call: relax.Call) -> LayerCost:
+        tensors = [arg for arg in call.args if isinstance(arg, relax.Var)]
+        moved = sum(map(_bytes, tensors)) + _bytes(call)
+        return self._cost(
+            call, "other", moved / STREAM_BYTES + multiply_accumulates(call) / self.lanes, 0
+        )
+
+    def _cost(self, call: relax.Call, kind: str, count: float, weights: int) -> LayerCost:
+        data = [arg for arg in call.args if isinstance(arg, relax.Var)]
+        named = data[1] if kind != "other" and len(data) > 1 else data[0]
+        return LayerCost(
+            name=str(named.name),
+            operator=str(call.op.name).removeprefix("relax."),
+            kind=kind,
+            macs=multiply_accumulates(call),
+            cycles=count + KERNEL_CYCLES,
+            weight_bytes=weights,
+            workspace_bytes=_bytes(data[0]) + _bytes(call),
+        )
+
+
+def _bytes(expr: relax.Expr) -> int:
+    if not isinstance(expr.ty, relax.TensorType):
+        return 0
+    return math.prod(static_shape(expr)) * np.dtype(str(expr.ty.dtype)).itemsize

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a package would give on the cluster that it was profiled on."""
+
+from __future__ import annotations
+
+from decnn_tvm.assignment import assign_groups
+from decnn_tvm.errors import InputError
+from decnn_tvm.plan import Plan
+from decnn_tvm.profiling.profile import Profile, plan_sha256
+from decnn_tvm.runtime.credentials import COORDINATOR
+from decnn_tvm.simulation import Device, Link, Machines, Outcome, simulate
+from decnn_tvm.transfers import HOST
+
+
+def predict(profile: Profile, plan: Plan, *, window: int, samples: int) -> Outcome:
+    """Simulate a package with the stage times, links and message costs that were measured.
+
+    Parameters
+    ----------
+    profile : Profile
+        Of the package whose plan this is.
+    plan : Plan
+        The package's.
+    window : int
+        Samples under way.
+    samples : int
+        How many to simulate.
+
+    Raises
+    ------
+    InputError
+        The profile is of another package.
+    """
+    if profile.plan_sha256 != plan_sha256(plan):
+        raise InputError(
+            f"the profile is of another package of {profile.model!r}. Measure this one with "
+            "`decnn profile`."
+        )
+    shares = [worker.groups for worker in profile.workers]
+    seconds = [{s.function: s.seconds for s in worker.stages} for worker in profile.workers]
+    return simulate(
+        plan,
+        assign_groups(plan, len(shares), shares),
+        profiled_machines(profile),
+        lambda rank, function: seconds[rank][function],
+        window=window,
+        samples=samples,
+    )
+
+
+def profiled_machines(profile: Profile) -> Machines:
+    """Return the cluster that a profile is of, as the simulator sees it."""
+    ranks = {COORDINATOR: HOST, **{w.name: rank for rank, w in enumerate(profile.workers)}}
+    links = {
+        (ranks[link.between[0]], ranks[link.between[1]]): Link(
+            bytes_per_second=link.bytes_per_second, latency_seconds=link.latency_seconds
+        )
+        for link in profile.links
+    }
+    usual = min(links.values(), key=lambda link: link.bytes_per_second)
+    host, *devices = (
+        Device(
+            name=worker.name,
+            memory_bytes=worker.memory_bytes,
+            seconds_per_message=worker.seconds_per_message,
+            seconds_per_byte=worker.seconds_per_byte,
+        )
+        for worker in (profile.coordinator, *profile.workers)
+    )
+    return Machines(devices=tuple(devices), link=usual, host=host, links=links)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why an alternative loses, in one line with the figures."""
+
+from __future__ import annotations
+
+from decnn_tvm.planning.estimates import IDLE_BYTES, Estimate
+from decnn_tvm.planning.speeds import Speeds
+from decnn_tvm.quantities import format_rate
+from decnn_tvm.transfers import HOST
+
+MEGA = 1e6
+
+
+def why_it_loses(found: Estimate, winner: Estimate | None, speeds: Speeds, goal: str) -> str:
+    """Return why `found` loses to `winner`; None where it does not fit the devices' memory."""
+    if winner is None:
+        return _memory(found, speeds)
+    if goal == "latency":
+        times = found.latency_seconds / winner.latency_seconds
+        return f"{times:.2f} times as long: {_where_time_goes(found, speeds)}"
+    times = winner.samples_per_second / found.samples_per_second
+    return f"the winner gives {times:.2f} times as many: {_what_bounds(found, speeds)}"
+
+
+def refusal(best: Estimate | None, single: Estimate, speeds: Speeds, goal: str) -> str:
+    """Return why several devices are not worth it, or why nothing can be had."""
+    name = speeds.machines.devices[single.ranks[0]].name
+    alone = _figure(single, goal)
+    if best is None:
+        return (
+            f"nothing fits the devices' memory: {_memory(single, speeds)} Give the workers more "
+            "memory, or decouple the network into more groups."
+        )
+    return (
+        f"one device is as fast or faster: {name} alone {alone}, the best of several "
+        f"({best.alternative.name} on {len(best.ranks)} devices, {best.wire}) "
+        f"{_figure(best, goal)}; {_where_time_goes(best, speeds)}. Run it on one device "
+        "(--strategy single), or use faster links."
+    )
+
+
+def _figure(found: Estimate, goal: str) -> str:
+    if goal == "latency":
+        return f"takes {1e3 * found.latency_seconds:.2f} ms"
+    return f"gives {found.samples_per_second:.2f} samples/s"
+
+
+def _memory(found: Estimate, speeds: Speeds) -> str:
+    for rank, memory in zip(found.ranks, found.memory, strict=True):
+        device = speeds.machines.devices[rank]
+        total = memory.total + IDLE_BYTES
+        if device.memory_bytes is not None and total > device.memory_bytes:
+            return (
+                f"{device.name} would need {total / MEGA:.0f} MB (weights "
+                f"{memory.weights / MEGA:.0f}), and may take {device.memory_bytes / MEGA:.0f}."
+            )
+    return "it fits."
+
+
+def _where_time_goes(found: Estimate, speeds: Speeds) -> str:
+    """Return what one sample's time is spent on."""
+    if len(found.ranks) == 1 or found.alternative.strategy == "replicas":
+        return "a sample is one device's work"
+    compute = max(found.compute_seconds)
+    if found.alternative.strategy == "pipeline":
+        return f"{len(found.ranks)} devices work one after another on a sample"
+    busy = compute / found.latency_seconds
+    if busy > 0.7:
+        return f"the busiest device computes {1e3 * compute:.1f} ms of it"
+    return (
+        f"{1 - busy:.0%} of it is moving data: {found.exchanges} exchanges, "
+        f"{max(found.sent_bytes) / MEGA:.2f} MB from a device, links of {_rate(found, speeds)}"
+    )
+
+
+def _what_bounds(found: Estimate, speeds: Speeds) -> str:
+    """Return what keeps its rate down."""
+    period = 1 / found.samples_per_second
+    compute, message = max(found.compute_seconds), max(found.message_seconds)
+    if len(found.ranks) == 1:
+        return f"one device computes {1e3 * compute:.1f} ms a sample"
+    port = max(found.sent_bytes) / _link_rate(found, speeds)
+    shares = {"compute": compute, "message": message, "port": port}
+    if max(shares, key=lambda key: shares[key]) == "compute" and compute > 0.5 * period:
+        return f"the busiest device computes {1e3 * compute:.1f} ms of {1e3 * period:.1f}"
+    if message > port:
+        return f"messages take {1e3 * message:.1f} ms of a processor, of {1e3 * period:.1f}"
+    return (
+        f"a device sends {max(found.sent_bytes) / MEGA:.2f} MB in {found.exchanges} exchanges, "
+        f"{1e3 * port:.1f} ms of {1e3 * period:.1f} on links of {_rate(found, speeds)}"
+    )
+
+
+def _link_rate(found: Estimate, speeds: Speeds) -> float:
+    """Return bytes per second of the slowest link that is used."""
+    ranks = (HOST, *found.ranks)
+    links = [speeds.machines.link_of(a, b) for a in ranks for b in found.ranks if a != b]
+    return min(link.bytes_per_second for link in links)
+
+
+def _rate(found: Estimate, speeds: Speeds) -> str:
+    return format_rate(8 * _link_rate(found, speeds))

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure a package on workers: stages on ready data, links, and what messages cost.
+
+Links are timed first, one after the other and before anything is deployed, by
+`decnn_tvm.doctor.link_checks.LinkProber`; then stages, on all workers at once, as they run. A link
+alone on two idle machines takes, from an empty message to an empty message, its own time and that
+of the processors at both ends; the processors' clocks tell the last part. Where processors are held
+back (a quota), a second of theirs takes longer; how much longer shows in the stages.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from decnn_tvm.doctor.link_checks import LinkProber
+from decnn_tvm.errors import ClusterError
+from decnn_tvm.package import Package
+from decnn_tvm.profiling.profile import (
+    COORDINATOR,
+    LinkProfile,
+    Profile,
+    StageProfile,
+    WorkerProfile,
+    plan_sha256,
+)
+from decnn_tvm.runtime.calls import call_all
+from decnn_tvm.runtime.cluster import Cluster
+from decnn_tvm.runtime.fleet import Fleet
+from decnn_tvm.runtime.probe import LinkSpeed
+from decnn_tvm.transfers import HOST
+
+SECONDS = 2.0
+"""For the stages, by default."""
+SLACK = 120.0
+"""Seconds that an answer may take beyond those of the measurement."""
+ALL_PAIRS = 8
+"""Of more workers than these, only neighbours by rank are measured."""
+
+Speeds = Mapping[tuple[int, int], LinkSpeed]
+"""By sender and receiver, of which the coordinator may be one."""
+
+
+def measure_profile(
+    cluster: Cluster,
+    package: Package,
+    *,
+    names: Sequence[str] | None = None,
+    shares: Sequence[int] | None = None,
+    target: str | Mapping[str, str] | None = None,
+    seconds: float = SECONDS,
+) -> Profile:
+    """Deploy a package to workers that are idle, measure, and leave them idle again.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        The workers.
+    package : Package
+        What they run.
+    names : sequence of str, optional
+        What the profile calls the workers, by rank.
+    shares : sequence of int, optional
+        Groups of each worker; as even as possible by default.
+    target : str or mapping, optional
+        Which of the package's targets to use, for all or by address.
+    seconds : float
+        How long the stages are timed.
+
+    Raises
+    ------
+    ClusterError
+        A worker is gone, busy, or does not answer.
+    PackageError, PartitionError
+        The package does not fit the workers.
+    """
+    names = [f"worker-{rank}" for rank in range(len(cluster.workers))] if names is None else names
+    speeds = _measure_links(cluster)
+    fleet = cluster.enlist(package, shares=shares, target=target)
+    try:
+        fleet.form([], 0)
+        stages = _time_stages(fleet, seconds)
+        workers = tuple(
+            _worker(fleet, package, rank, name, stages.get(rank, []), speeds)
+            for rank, name in enumerate(names)
+        )
+    finally:
+        fleet.close()
+    called = {HOST: COORDINATOR, **dict(enumerate(names))}
+    return Profile(
+        model=package.plan.model,
+        plan_sha256=plan_sha256(package.plan),
+        workers=workers,
+        coordinator=_coordinator(*_message_costs(speeds, HOST)),
+        links=tuple(_links(speeds, called)),
+    )
+
+
+def _measure_links(cluster: Cluster) -> Speeds:
+    """Return what was measured from each machine to each, or to its neighbours among many."""
+    workers = dict(enumerate(cluster.workers))
+    ranks = {worker.name: rank for rank, worker in workers.items()} | {COORDINATOR: HOST}
+    found: dict[tuple[int, int], LinkSpeed] = {}
+    with LinkProber(
+        workers, host=cluster.host, encrypt=cluster.encrypted, route=cluster.route
+    ) as prober:
+        if prober.refused:
+            raise ClusterError("; ".join(prober.refused.values()))
+        for source, target in prober.pairs():
+            one, other = ranks[source], ranks[target]
+            far = HOST not in (one, other) and abs(one - other) > 1
+            if len(workers) <= ALL_PAIRS or not far:
+                found[one, other] = prober.measure(source, target)
+    return found
+
+
+def _time_stages(fleet: Fleet, seconds: float) -> Mapping[int, list[dict[str, Any]]]:
+    """Return what each worker that owns groups says of its stages."""
+
+    def ask(rank: int, _: threading.Event) -> list[dict[str, Any]]:
+        milliseconds = round(1e3 * seconds)
+        found: list[dict[str, Any]] = fleet.call(
+            rank, "time_stages", milliseconds, timeout=seconds + SLACK
+        )
+        return found
+
+    ranks = [rank for rank, groups in enumerate(fleet.assignment) if groups]
+    answers = call_all(ranks, ask, lambda _: None, all_or_none=False)
+    for error in answers.errors.values():
+        raise error
+    return answers.results
+
+
+def _slowness(stages: Sequence[Mapping[str, float]]) -> float:
+    """Return the seconds that a second of the processors takes."""
+    processor = sum(stage["processor_seconds"] for stage in stages)
+    return sum(stage["seconds"] for stage in stages) / processor if processor else 1.0
+
+
+def _worker(
+    fleet: Fleet,
+    package: Package,
+    rank: int,
+    name: str,
+    stages: Sequence[Mapping[str, Any]],
+    speeds: Speeds,
+) -> WorkerProfile:
+    chosen, groups = fleet.target(rank), len(fleet.assignment[rank])
+    slowness = _slowness(stages)
+    message, content = _message_costs(speeds, rank)
+    return WorkerProfile(
+        name=name,
+        target=chosen,
+        groups=groups,
+        stages=_stage_profiles(package, chosen, groups, stages),
+        seconds_per_message=slowness * message,
+        seconds_per_byte=slowness * content,
+        weight_bytes=fleet.status(rank)["weight_bytes"],
+        memory_bytes=fleet.memory(rank),
+    )
+
+
+def _message_costs(speeds: Speeds, rank: int) -> tuple[float, float]:
+    """Return processor seconds per message and per byte of one machine."""
+    own = [speed for (source, _), speed in speeds.items() if source == rank]
+    return (
+        statistics.median(speed.seconds_per_message for speed in own),
+        statistics.median(speed.seconds_per_byte for speed in own),
+    )
+
+
+def _links(speeds: Speeds, names: Mapping[int, str]) -> Iterator[LinkProfile]:
+    """Yield a link for each two machines: the worse of both directions."""
+    for one, other in speeds:
+        if one < other:
+            ways = (speeds[one, other], speeds[other, one])
+            processors = sum(way.seconds_per_message for way in ways)
+            latency = max(way.latency for way in ways)
+            yield LinkProfile(
+                between=(names[one], names[other]),
+                bytes_per_second=min(way.bandwidth for way in ways) / 8,
+                latency_seconds=max(0.0, latency - processors),
+            )
+
+
+def _stage_profiles(
+    package: Package, target: str, groups: int, stages: Sequence[Mapping[str, Any]]
+) -> tuple[StageProfile, ...]:
+    cycles = package.estimated_cycles(target, groups)
+    return tuple(
+        StageProfile(
+            function=stage["function"],
+            seconds=stage["seconds"],
+            estimated_cycles=cycles.get(stage["function"], 0.0),
+            kernels=dict(stage["kernels"]),
+        )
+        for stage in stages
+    )
+
+
+def _coordinator(seconds_per_message: float, seconds_per_byte: float) -> WorkerProfile:
+    return WorkerProfile(
+        name=COORDINATOR,
+        target="",
+        groups=0,
+        stages=(),
+        seconds_per_message=seconds_per_message,
+        seconds_per_byte=seconds_per_byte,
+        weight_bytes=0,
+        memory_bytes=None,
+    )

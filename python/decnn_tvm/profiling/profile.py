@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A profile: what `decnn profile` measured, as frozen data and as a JSON file.
+
+Everything has its unit in its name. A profile is of one package on one cluster; what it says of
+the links and of the processors holds for any package there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decnn_tvm.errors import InputError
+from decnn_tvm.plan import Plan
+from decnn_tvm.runtime.credentials import COORDINATOR
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageProfile:
+    """One stage on one worker.
+
+    Attributes
+    ----------
+    function : str
+        The stage.
+    seconds : float
+        Mean time on ready data, the stages in turn.
+    estimated_cycles : float
+        What the cost model says of it, 0 where the package does not tell.
+    kernels : dict of str to float
+        Share of the time in each kernel, by the compiler's names.
+    """
+
+    function: str
+    seconds: float
+    estimated_cycles: float
+    kernels: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProfile:
+    """One worker, or the coordinator, which has neither groups nor stages.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the cluster's file.
+    target : str
+        Which of the package's targets it ran.
+    groups : int
+        How many of the plan's groups it had.
+    stages : tuple of StageProfile
+        In the plan's order.
+    seconds_per_message, seconds_per_byte : float
+        What a message takes of its processors' time, sending and receiving alike, as it comes off
+        the stages.
+    weight_bytes : int
+        Packed weights.
+    memory_bytes : int, optional
+        What a session may take there.
+    """
+
+    name: str
+    target: str
+    groups: int
+    stages: tuple[StageProfile, ...]
+    seconds_per_message: float
+    seconds_per_byte: float
+    weight_bytes: int
+    memory_bytes: int | None
+
+    @property
+    def cycles_per_second(self) -> float:
+        """The clock at which the cost model's cycles take what was measured; 0 if unknown."""
+        cycles = sum(stage.estimated_cycles for stage in self.stages)
+        seconds = sum(stage.seconds for stage in self.stages)
+        return cycles / seconds if seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkProfile:
+    """A link between two machines, by name; `between` is in no order."""
+
+    between: tuple[str, str]
+    bytes_per_second: float
+    latency_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A package on a cluster, measured.
+
+    Attributes
+    ----------
+    model : str
+        The network.
+    plan_sha256 : str
+        Of the plan whose stages were timed.
+    workers : tuple of WorkerProfile
+        By rank.
+    coordinator : WorkerProfile
+        The machine that feeds the samples.
+    links : tuple of LinkProfile
+        Those that were measured.
+    """
+
+    model: str
+    plan_sha256: str
+    workers: tuple[WorkerProfile, ...]
+    coordinator: WorkerProfile
+    links: tuple[LinkProfile, ...]
+
+    def worker(self, name: str) -> WorkerProfile | None:
+        """Return what was measured on a worker, by its name."""
+        return next((worker for worker in self.workers if worker.name == name), None)
+
+    def write(self, path: Path | str) -> None:
+        """Write the profile to a file.
+
+        Raises
+        ------
+        InputError
+            It can't be written.
+        """
+        data = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        try:
+            Path(path).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"profile {path}: can't be written ({error.strerror}).") from error
+
+    @staticmethod
+    def read(path: Path | str) -> Profile:
+        """Read what `write` wrote.
+
+        Raises
+        ------
+        InputError
+            The file is missing, of another version, or damaged.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is no JSON"
+            raise InputError(
+                f"profile {path}: can't be read ({reason}). `decnn profile` writes one."
+            ) from error
+        schema = data.pop("schema", None) if isinstance(data, dict) else None
+        if schema != SCHEMA:
+            raise InputError(
+                f"profile {path}: schema {schema!r}, expected {SCHEMA}. Measure it again."
+            )
+        try:
+            return _from_json(data)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"profile {path}: damaged ({type(error).__name__}: {error}). Measure it again."
+            ) from error
+
+
+def plan_sha256(plan: Plan) -> str:
+    """Return what tells a plan from others."""
+    return hashlib.sha256(json.dumps(plan.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _from_json(data: dict[str, Any]) -> Profile:
+    return Profile(
+        **{
+            **data,
+            "workers": tuple(_worker(entry) for entry in data["workers"]),
+            "coordinator": _worker(data["coordinator"]),
+            "links": tuple(_link(entry) for entry in data["links"]),
+        }
+    )
+
+
+def _worker(entry: dict[str, Any]) -> WorkerProfile:
+    stages = tuple(
+        StageProfile(**{**stage, "kernels": dict(stage["kernels"])}) for stage in entry["stages"]
+    )
+    for stage in stages:
+        if not stage.seconds > 0:
+            raise ValueError(f"{stage.function} took {stage.seconds} s")
+    return WorkerProfile(**{**entry, "stages": stages})
+
+
+def _link(entry: dict[str, Any]) -> LinkProfile:
+    one, other = entry["between"]
+    link = LinkProfile(**{**entry, "between": (str(one), str(other))})
+    if not (link.bytes_per_second > 0 and link.latency_seconds >= 0):
+        raise ValueError(f"link {link}")
+    return link
+
+
+__all__ = ["COORDINATOR", "LinkProfile", "Profile", "StageProfile", "WorkerProfile", "plan_sha256"]

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page: a network on a cluster, explained to somebody who has not read the paper.
+
+One file of HTML without anything from outside: pictures are SVG inside it, and its colours follow
+the reader's choice of light or dark.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from decnn_tvm.errors import InputError
+from decnn_tvm.planning.estimates import IDLE_BYTES, Estimate, stage_seconds
+from decnn_tvm.planning.planner import Ranked, Ranking
+from decnn_tvm.report.charts import Bar, Curve, draw_bars, draw_curves
+from decnn_tvm.report.drawing import COLOURS, legend
+from decnn_tvm.report.network_picture import draw_network
+from decnn_tvm.report.timeline_chart import draw_timeline
+from decnn_tvm.runtime.statistics import TimelineEvent
+from decnn_tvm.simulation import simulate
+
+STREAM = 24
+"""Samples that are simulated for the timeline."""
+LAYERS = 12
+"""Layers whose share of the time is shown one by one."""
+MEGA = 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a page shows.
+
+    Attributes
+    ----------
+    ranking : Ranking
+        The alternatives; the page is about the best that fits, or one device where none is better.
+    curves : sequence of Curve
+        Speed-ups.
+    trace : sequence of TimelineEvent, optional
+        A real run; by default the timeline is simulated.
+    trace_names : sequence of str
+        What the devices of the trace are called.
+    """
+
+    ranking: Ranking
+    curves: Sequence[Curve]
+    trace: Sequence[TimelineEvent] | None = None
+    trace_names: Sequence[str] = ()
+
+    @property
+    def shown(self) -> Estimate:
+        """The alternative that the pictures are of."""
+        if self.ranking.refused:
+            return self.ranking.single
+        return self.ranking.best
+
+    def html(self) -> str:
+        """Return the page."""
+        found = self.shown
+        title = f"{found.split.plan.model} on {len(self.ranking.speeds.clocks)} devices"
+        style = resources.files("decnn_tvm.report").joinpath("page.css").read_text("utf-8")
+        sections = [
+            self._verdict(),
+            self._network(found),
+            self._timeline(found),
+            self._curves(),
+            self._memory(found),
+            self._kernels(found),
+        ]
+        return (
+            "<!DOCTYPE html>\n"
+            '<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(title)}</title><style>{style}</style></head>"
+            f"<body><main><h1>{escape(title)}</h1>{''.join(sections)}</main></body></html>\n"
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the page.
+
+        Raises
+        ------
+        InputError
+            It can't be written.
+        """
+        try:
+            path.write_text(self.html(), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"report {path}: can't be written ({error.strerror}).") from error
+
+    def _verdict(self) -> str:
+        ranking = self.ranking
+        names = _names(self.shown, ranking)
+        if ranking.refused:
+            text = f"<strong>Several devices are not worth it.</strong> {escape(ranking.refused)}"
+        else:
+            best, single = ranking.best, ranking.single
+            times = single.latency_seconds / best.latency_seconds
+            rate = best.samples_per_second / single.samples_per_second
+            text = (
+                f"<strong>Best for {ranking.goal}: {escape(best.alternative.name)}</strong> on "
+                f"{escape(', '.join(names))}, {best.wire} on the wire, {best.window} samples under "
+                f"way: {best.samples_per_second:.2f} samples/s, and "
+                f"{1e3 * best.latency_seconds:.1f} ms for a sample alone. That is {rate:.2f} times "
+                f"the rate and {times:.2f} times the speed of one device."
+            )
+            if not best.alternative.trained:
+                text += " It is another network, which must be trained before it is of use."
+        basis = (
+            "Devices and links were measured."
+            if ranking.speeds.measured
+            else "Nothing was measured: speeds are estimates from the cluster's file and a table."
+        )
+        return f"<section><p class='verdict'>{text}</p><p>{basis}</p>{self._table()}</section>"
+
+    def _table(self) -> str:
+        head = "".join(
+            f"<th>{name}</th>"
+            for name in ("", "devices", "latency, ms", "samples/s", "memory, MB", "why it loses")
+        )
+        rows = "".join(_table_row(entry) for entry in self.ranking.entries)
+        return f"<div class='wide'><table><tr>{head}</tr>{rows}</table></div>"
+
+    def _network(self, found: Estimate) -> str:
+        speeds = self.ranking.speeds.chosen(found.ranks)
+        seconds = stage_seconds(found.split, found.assignment, speeds)
+        times = [
+            {s.function: seconds(rank, s.function) for s in found.plan.stages if s.runs_on(groups)}
+            for rank, groups in enumerate(found.assignment)
+        ]
+        picture = draw_network(found.plan, found.assignment, _names(found, self.ranking), times)
+        return _section(
+            "The network and who computes it",
+            "Time goes from left to right. A box is a part of the network that a device computes "
+            "without asking others; a bar between boxes is where data moves between devices (how "
+            "much, summed over all of them). Point at a box or a bar for details.",
+            picture,
+        )
+
+    def _timeline(self, found: Estimate) -> str:
+        if self.trace is not None:
+            return _section(
+                "A run, measured",
+                "What each device did in the middle of a real stream of samples. A gap is a wait.",
+                draw_timeline(self.trace, self.trace_names),
+            )
+        speeds = self.ranking.speeds.chosen(found.ranks)
+        outcome = simulate(
+            found.plan,
+            found.assignment,
+            speeds.machines,
+            stage_seconds(found.split, found.assignment, speeds),
+            samples=max(STREAM, 3 * found.window),
+            window=found.window,
+            timeline=True,
+        )
+        return _section(
+            "A stream of samples, simulated",
+            "What each device does when samples follow one another. While the data of one sample "
+            "is under way, a device computes another one: colours tell samples apart. The thin "
+            "bars beneath are messages leaving and coming in.",
+            draw_timeline(outcome.timeline, _names(found, self.ranking)),
+        )
+
+    def _curves(self) -> str:
+        goal = self.ranking.goal
+        axis = "times as many samples/s" if goal == "throughput" else "times as fast"
+        return _section(
+            "More devices",
+            "Each alternative on more devices like the fastest one here, against one such device. "
+            "A dashed line is a limit that no curve of that alternative can pass: computing alone, "
+            "with messages that take no time, or the busiest link alone.",
+            draw_curves(self.curves, axis),
+        )
+
+    def _memory(self, found: Estimate) -> str:
+        bars = []
+        for rank, memory, name in zip(
+            found.ranks, found.memory, _names(found, self.ranking), strict=True
+        ):
+            limit = self.ranking.speeds.machines.devices[rank].memory_bytes
+            parts = (
+                ("f0", "weights", memory.weights / MEGA),
+                ("f1", "largest tensors of a stage", memory.workspace / MEGA),
+                ("f2", "samples under way", memory.buffers / MEGA),
+            )
+            room = None if limit is None else (limit - IDLE_BYTES) / MEGA
+            bars.append(Bar(name, parts, room))
+        alone = self.ranking.single.memory[0]
+        bars.append(
+            Bar(
+                "one device alone",
+                (
+                    ("f0", "weights", alone.weights / MEGA),
+                    ("f1", "largest tensors of a stage", alone.workspace / MEGA),
+                    ("f2", "samples under way", alone.buffers / MEGA),
+                ),
+            )
+        )
+        keys = legend(
+            [("f0", "weights"), ("f1", "largest tensors of a stage"), ("f2", "samples under way")]
+        )
+        return _section(
+            "Memory of each device",
+            "Above what an idle worker takes. A vertical line is what the device may give.",
+            draw_bars(bars[-17:], "MB", "memory, MB") + keys,
+        )
+
+    def _kernels(self, found: Estimate) -> str:
+        speeds = self.ranking.speeds.chosen(found.ranks)
+        kernels = found.split.kernels(speeds.targets[0], found.assignment[0])
+        costs = [cost for stage in kernels.values() for cost in stage]
+        total = sum(cost.cycles for cost in costs) or 1.0
+        kinds: Counter[str] = Counter()
+        layers: Counter[tuple[str, str]] = Counter()
+        for cost in costs:
+            kinds[cost.kind] += cost.cycles  # type: ignore[assignment]
+            layers[cost.name, cost.kind] += cost.cycles  # type: ignore[assignment]
+        colours = {kind: f"f{i % COLOURS}" for i, (kind, _) in enumerate(kinds.most_common())}
+        bars = [
+            Bar(f"all {kind}", ((colours[kind], kind, 100 * cycles / total),))
+            for kind, cycles in kinds.most_common()
+        ]
+        bars += [
+            Bar(name, ((colours[kind], kind, 100 * cycles / total),))
+            for (name, kind), cycles in layers.most_common(LAYERS)
+        ]
+        return _section(
+            "Where the computing goes",
+            f"Share of the time of {escape(_names(found, self.ranking)[0])}: first by kind of "
+            "kernel, then the longest layers, as the compiler's cost model sees them.",
+            draw_bars(bars, "%", "share of the computing time, %"),
+        )
+
+
+def read_trace(path: Path) -> tuple[list[TimelineEvent], list[str]]:
+    """Read what ``decnn run --trace`` wrote: the events, and the devices' names.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it is no trace.
+    """
+    try:
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+        names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+        found = [_traced(event) for event in events if event["ph"] == "X"]
+        return found, [str(names[rank]) for rank in sorted(names)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"trace {path}: no trace of a run ({type(error).__name__}: {error}). "
+            "`decnn run --trace FILE.json` writes one."
+        ) from error
+
+
+def _traced(event: dict[str, Any]) -> TimelineEvent:
+    start = 1e-6 * float(event["ts"])
+    return TimelineEvent(
+        rank=int(event["pid"]),
+        kind=event["cat"],
+        sample=int(event["args"]["sample"]),
+        stage=str(event["name"]),
+        start=start,
+        end=start + 1e-6 * float(event["dur"]),
+    )
+
+
+def _section(title: str, caption: str, content: str) -> str:
+    return (
+        f"<section><h2>{escape(title)}</h2><p>{caption}</p>"
+        f"<figure class='wide'>{content}</figure></section>"
+    )
+
+
+def _names(found: Estimate, ranking: Ranking) -> list[str]:
+    return [ranking.speeds.machines.devices[rank].name for rank in found.ranks]
+
+
+def _table_row(entry: Ranked) -> str:
+    found, name = entry.estimate, escape(entry.name)
+    if found is None:
+        return f"<tr><td>{name}</td><td colspan='4'></td><td>{escape(entry.reason)}</td></tr>"
+    if not found.alternative.trained:
+        name += " (needs training)"
+    memory = max(memory.total for memory in found.memory) / MEGA
+    return (
+        f"<tr class='{'best' if not entry.reason else ''}'><td>{name}</td>"
+        f"<td>{len(found.ranks)}</td><td>{1e3 * found.latency_seconds:.1f}</td>"
+        f"<td>{found.samples_per_second:.2f}</td><td>{memory:.0f}</td>"
+        f"<td>{escape(entry.reason) or 'best'}</td></tr>"
+    )

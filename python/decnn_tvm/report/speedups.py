@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How each alternative would scale on more devices like the fastest one, and what limits it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from decnn_tvm.network import Network
+from decnn_tvm.planning.estimates import Estimate
+from decnn_tvm.planning.planner import Goal, rank, score
+from decnn_tvm.planning.speeds import Speeds
+from decnn_tvm.report.charts import Curve
+from decnn_tvm.simulation import Machines
+from decnn_tvm.transfers import HOST
+
+
+def like_the_fastest(speeds: Speeds, count: int) -> Speeds:
+    """Return a cluster of `count` devices like the fastest, on its link to the coordinator."""
+    fastest = max(range(len(speeds.clocks)), key=lambda rank: speeds.clocks[rank])
+    machines = speeds.machines
+    device = machines.devices[fastest]
+    return Speeds(
+        machines=Machines(
+            devices=(device,) * count, link=machines.link_of(HOST, fastest), host=machines.host
+        ),
+        clocks=(speeds.clocks[fastest],) * count,
+        targets=(speeds.targets[fastest],) * count,
+        measured=speeds.measured,
+    )
+
+
+def speedup_curves(
+    network: Network,
+    speeds: Speeds,
+    counts: Sequence[int],
+    *,
+    goal: Goal,
+    exact: bool,
+    progress: Callable[[str, float, float], None] | None = None,
+) -> list[Curve]:
+    """Return a curve for each alternative, and the limits of the one that wins on most devices.
+
+    The compute limit is what it would give if messages took no time: the work of the whole network
+    on one device by that of the busiest of n. The link limit is what the busiest port lets through.
+    """
+    points: dict[str, list[tuple[int, float]]] = {}
+    estimates: dict[int, dict[str, Estimate]] = {}
+    single = 0.0
+    alone: Estimate | None = None
+    for step, count in enumerate(counts):
+        if progress is not None:
+            progress(f"{count} devices", step, len(counts))
+        cluster = like_the_fastest(speeds, count)
+        ranking = rank(network, cluster, goal=goal, exact=exact, counts=sorted({1, count}))
+        alone = alone or ranking.single
+        single = single or score(ranking.single, goal)
+        for entry in ranking.entries:
+            found = entry.estimate
+            # Fewer devices than there are would repeat the point before.
+            if found is not None and len(found.ranks) == count:
+                points.setdefault(_family(entry.name), []).append(
+                    (count, score(found, goal) / single)
+                )
+                estimates.setdefault(count, {})[_family(entry.name)] = found
+    assert alone is not None
+    points.pop("one device", None)
+    points = {name: [(1, 1.0), *found] for name, found in points.items()}
+    if not points:
+        return [Curve("one device", [(1, 1.0)])]
+    winner = max(points, key=lambda name: points[name][-1][1])
+    curves = [Curve(name, found) for name, found in points.items()]
+    return curves + _limits(winner, estimates, alone, speeds, single, goal)
+
+
+def _family(name: str) -> str:
+    """Return the name without the number of groups, which grows with the devices."""
+    return "decoupled" if name.startswith("decoupled") else name
+
+
+def _limits(
+    winner: str,
+    estimates: dict[int, dict[str, Estimate]],
+    alone: Estimate,
+    speeds: Speeds,
+    single: float,
+    goal: Goal,
+) -> list[Curve]:
+    compute, link = [], []
+    for count, found in estimates.items():
+        if winner not in found:
+            continue
+        one = found[winner]
+        compute.append((count, max(alone.compute_seconds) / max(one.compute_seconds)))
+        port = max(one.sent_bytes) / speeds.machines.link_of(HOST, 0).bytes_per_second
+        if goal == "throughput" and port:
+            link.append((count, 1 / port / single))
+    curves = [Curve(f"compute limit of {winner}", [(1, 1.0), *compute], limit=True)]
+    if link:
+        curves.append(Curve(f"link limit of {winner}", link, limit=True))
+    return curves
