@@ -134,7 +134,12 @@ class Measurement:
 
     def _send(self, transport: Transport, kind: int, payload: bytes = b"") -> None:
         header = Header(
-            cluster=self.cluster, epoch=0, sample=self.number, movement=kind, source=self.rank
+            cluster=self.cluster,
+            epoch=0,
+            sample=self.number,
+            movement=kind,
+            source=self.rank,
+            target=self.peer,
         )
         transport.send(self.peer, encode(header, [payload]))
 
