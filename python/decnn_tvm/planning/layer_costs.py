@@ -149,24 +149,30 @@ class _Costs:
         return self._cost(call, "dense", count, weights)
 
     def _other(self, call: relax.Call) -> LayerCost:
-        tensors = [arg for arg in call.args if isinstance(arg, relax.Var)]
-        moved = sum(map(_bytes, tensors)) + _bytes(call)
+        moved = sum(map(_bytes, _operands(call))) + _bytes(call)
         return self._cost(
             call, "other", moved / STREAM_BYTES + multiply_accumulates(call) / self.lanes, 0
         )
 
     def _cost(self, call: relax.Call, kind: str, count: float, weights: int) -> LayerCost:
-        data = [arg for arg in call.args if isinstance(arg, relax.Var)]
-        named = data[1] if kind != "other" and len(data) > 1 else data[0]
+        data = _operands(call)
+        # A layer goes by the name of its weights.
+        names = [str(each.name) for each in (data[1:] if kind != "other" else data)]
         return LayerCost(
-            name=str(named.name),
+            name=next(iter(names), str(call.op.name)),
             operator=str(call.op.name).removeprefix("relax."),
             kind=kind,
             macs=multiply_accumulates(call),
             cycles=count + KERNEL_CYCLES,
             weight_bytes=weights,
-            workspace_bytes=_bytes(data[0]) + _bytes(call),
+            workspace_bytes=_bytes(data[0]) + _bytes(call) if data else _bytes(call),
         )
+
+
+def _operands(call: relax.Call) -> list[relax.Var]:
+    """Return the tensors that a call reads, those of a tuple one by one."""
+    given = [arg.fields if isinstance(arg, relax.Tuple) else [arg] for arg in call.args]
+    return [each for fields in given for each in fields if isinstance(each, relax.Var)]
 
 
 def _bytes(expr: relax.Expr) -> int:
