@@ -55,7 +55,7 @@ def append_epilogue(
     """
     rest = inline_all(sch, after)
     last = rest[-1]
-    if len(rest) == 1 and _same_loops(sch, block, last):
+    if len(rest) == 1 and _same_loops(sch, block, last) and _reads_alone(sch, block, last):
         sch.reverse_compute_at(last, loop, preserve_unit_loops=True)
         sch.set_scope(block, 0, "local")
     else:
@@ -105,6 +105,15 @@ def vectorize_last(sch: s_tir.Schedule, block: SBlockRV) -> None:
             sch.vectorize(loops[-1])
         except ScheduleError:
             return
+
+
+def _reads_alone(sch: s_tir.Schedule, block: SBlockRV, last: SBlockRV) -> bool:
+    """Inline what else `last` reads that this kernel computes, as the sum of two other operands."""
+    left = []
+    for producer in sch.get_producers(last):
+        if not sch.get(producer).same_as(sch.get(block)):
+            left += inline_all(sch, [producer, last])[:-1]
+    return not left
 
 
 def _same_loops(sch: s_tir.Schedule, block: SBlockRV, last: SBlockRV) -> bool:

@@ -3,7 +3,7 @@
 
 Shares no code with `decnn_tvm.transfers` and the runtime: a movement puts the whole tensor together
 from the shards of its source and cuts it up again for its target. Whatever a device holds at
-padding is garbage on purpose.
+padding is garbage on purpose, but where the plan says what padding holds.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from decnn_tvm.plan import PAD, Host, Partial, Plan, Replicated, Sharded, Value
+from decnn_tvm.plan import PAD, Host, Owned, Partial, Plan, Replicated, Sharded, Strips, Value
 
 Array = npt.NDArray[Any]
 GARBAGE = 7.5
+PADDING = {"any": GARBAGE, "zero": 0.0, "lowest": -np.inf}
 HOST = "host"
 
 
@@ -37,7 +38,11 @@ class Devices:
         self.machines = {count: machine(modules[count]) for count in counts}
         slices = modules[min(counts)].attrs["decnn.weights"]
         self.weights = [
-            {w.name: _joined(w, slices[w.name], groups) for w in plan.weights}
+            {
+                w.name: _joined(w, slices[w.name], groups)
+                for w in plan.weights
+                if w.group is None or w.group in groups
+            }
             for groups in assignment
         ]
 
@@ -62,6 +67,8 @@ class Devices:
         for name in stage.outputs:
             held[name] = {}
         for device, groups in enumerate(self.assignment):
+            if stage.group is not None and stage.group not in groups:
+                continue
             args = [held[name][device] for name in stage.inputs]
             args += [self.weights[device][name] for name in stage.weights]
             for name, arg in zip([*stage.inputs], args, strict=False):
@@ -80,12 +87,15 @@ class Devices:
             for part in parts.values():
                 np.testing.assert_array_equal(part, parts[0])
             return parts[0]
+        if isinstance(placement, Owned):
+            return parts[self._owner(placement)]
         if isinstance(placement, Partial):
             return sum(parts.values(), np.zeros(value.shape, value.dtype))
         # float64 holds every wire type exactly, and "not held" too.
         whole = np.full(value.shape, np.nan)
         for device, groups in enumerate(self.assignment):
-            for position, index in enumerate(_held(placement, groups)):
+            rows = _held(placement, groups, value.shape[placement.axis])
+            for position, index in enumerate(rows):
                 if index != PAD:
                     where = (slice(None),) * placement.axis
                     whole[(*where, index)] = parts[device][(*where, position)]
@@ -97,15 +107,22 @@ class Devices:
         whole = whole.astype(value.dtype)
         if isinstance(placement, Host):
             return {HOST: whole}
+        if isinstance(placement, Owned):
+            return {self._owner(placement): whole}
         result: dict[Any, Array] = {}
         for device, groups in enumerate(self.assignment):
             result[device] = whole
-            if isinstance(placement, Sharded):
-                indices = np.array(_held(placement, groups))
+            if isinstance(placement, Sharded | Strips):
+                indices = np.array(_held(placement, groups, value.shape[placement.axis]))
                 part = whole.take(np.maximum(indices, 0), placement.axis)
-                part[(slice(None),) * placement.axis + (indices == PAD,)] = GARBAGE
+                at_padding = (slice(None),) * placement.axis + (indices == PAD,)
+                part[at_padding] = PADDING[getattr(placement, "padding", "any")]
                 result[device] = np.ascontiguousarray(part)
         return result
+
+    def _owner(self, placement: Owned) -> int:
+        (owner,) = (d for d, groups in enumerate(self.assignment) if placement.group in groups)
+        return owner
 
 
 def machine(module: tvm.IRModule) -> relax.VirtualMachine:
@@ -115,7 +132,13 @@ def machine(module: tvm.IRModule) -> relax.VirtualMachine:
     return relax.VirtualMachine(tvm.compile(bare, target=target), tvm.cpu())
 
 
-def _held(placement: Sharded, groups: Sequence[int]) -> list[int]:
+def _held(placement: Sharded | Strips, groups: Sequence[int], extent: int) -> list[int]:
+    if isinstance(placement, Strips):
+        first, count = min(groups), len(groups)
+        assert sorted(groups) == list(range(first, first + count))
+        rows = np.arange(count * placement.step + placement.extra) + placement.first
+        rows += first * placement.step
+        return np.where((rows < 0) | (rows >= extent), PAD, rows).tolist()
     return [index for group in sorted(groups) for index in placement.groups[group]]
 
 

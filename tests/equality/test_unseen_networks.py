@@ -249,6 +249,11 @@ def test_network_over_other_numbers_of_devices(name: str, workers: int) -> None:
     assert_split_exactly(classifier(name), workers)
 
 
+def test_a_sum_of_three_on_one_device() -> None:
+    """The last convolution adds two tensors that its kernel has to add first."""
+    assert_split_exactly(classifier("shared_weights"), 1)
+
+
 def test_channels_last_flatten_and_a_batch() -> None:
     """What tf2onnx writes: channels last into the dense layer; two images, one channel."""
     net = builder("channels_last", batch=2)
