@@ -307,7 +307,7 @@ def _summary(
     rows: Sequence[Mapping[str, Any]], uneven: Sequence[Mapping[str, Any]]
 ) -> dict[str, Figure]:
     def median(key: str) -> float:
-        return statistics.median(abs(row[key]) for row in rows)
+        return float(statistics.median(abs(row[key]) for row in rows))
 
     return {
         "median error, by profile": Figure(median("error"), AIM, at_most=True),
@@ -330,7 +330,7 @@ def _choices(rows: Sequence[Mapping[str, Any]]) -> float:
         chosen = max(alike, key=lambda row: sign * row["by plan"])["measured"]
         best = max(alike, key=lambda row: sign * row["measured"])["measured"]
         found.append((chosen / best) ** sign)
-    return min(found)
+    return float(min(found))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
