@@ -104,11 +104,12 @@ def test_a_slow_board_gets_less_and_the_plan_is_faster_for_it() -> None:
     uneven = ranked(cluster(clocks), goal="throughput")
     # With even shares all would wait for the slow board, as if all were as slow.
     even = ranked(cluster([CLOCK / 2] * 4), goal="throughput")
-    for name in ("row strips", "replicas"):
+    # Strips of a small image are coarse, and their seams are computed twice.
+    for name, gain in (("row strips", 1.0), ("replicas", 1.3)):
         found = estimate_of(uneven, name)
         assert found.shares[3] < min(found.shares[:3])
         slowed = estimate_of(even, name)
-        assert found.samples_per_second > 1.3 * slowed.samples_per_second
+        assert found.samples_per_second > gain * slowed.samples_per_second
 
 
 def test_what_does_not_fit_the_memory_comes_last_and_says_by_how_much() -> None:
