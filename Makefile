@@ -32,6 +32,8 @@ test-arm: $(VENV)/test.stamp ## run on emulated ARM boards; needs root, and inst
 	@cat $(ARM)/figures.json
 
 bench: $(VENV)/bench.stamp ## compare with ONNX Runtime and ncnn, fuzz; figures go to bench-out/
+	@command -v llvm-mca > /dev/null || apt-get install --yes llvm || { \
+	  echo "make: llvm-mca is not there; run as root: apt-get install llvm" >&2; exit 1; }
 	mkdir -p bench-out
 	for name in single_device kernels tuning arm_code wires fuzz encryption; do \
 	  $(BIN)/python -m benchmarks.$$name --json bench-out/$$name.json || exit 1; \
