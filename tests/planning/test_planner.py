@@ -14,7 +14,8 @@ import pytest
 from decnn_tvm.errors import PlanningError
 from decnn_tvm.frontend import load
 from decnn_tvm.network import Network
-from decnn_tvm.planning.planner import Ranking, rank, score
+from decnn_tvm.planning.estimates import Estimate
+from decnn_tvm.planning.planner import Goal, Ranking, rank, score
 from decnn_tvm.planning.speeds import Speeds
 from decnn_tvm.simulation import Device, Link, Machines
 from decnn_tvm.targets import resolve_target
@@ -49,8 +50,20 @@ def names(ranking: Ranking) -> list[str]:
     return [entry.name for entry in ranking.entries]
 
 
+def ranked(speeds: Speeds, goal: Goal) -> Ranking:
+    """Rank the exact ways on one device and on all."""
+    counts = (1, len(speeds.clocks))
+    return rank(small_resnet(), speeds, goal=goal, exact=True, wires=("float32",), counts=counts)
+
+
+def estimate_of(ranking: Ranking, name: str) -> Estimate:
+    found = next(entry.estimate for entry in ranking.entries if entry.name == name)
+    assert found is not None
+    return found
+
+
 def test_all_exact_alternatives_are_ranked_best_first() -> None:
-    ranking = rank(small_resnet(), cluster([CLOCK] * 3), goal="throughput", exact=True)
+    ranking = ranked(cluster([CLOCK] * 3), goal="throughput")
     assert {*names(ranking)} == {
         "one device",
         "replicas",
@@ -61,8 +74,7 @@ def test_all_exact_alternatives_are_ranked_best_first() -> None:
     scores = [score(entry.estimate, "throughput") for entry in ranking.entries if entry.estimate]
     assert scores == sorted(scores, reverse=True)
     # Whole copies, each on its own images, divide the work by the devices and exchange nothing.
-    assert ranking.best.alternative.strategy == "replicas"
-    assert ranking.best.samples_per_second == pytest.approx(
+    assert estimate_of(ranking, "replicas").samples_per_second == pytest.approx(
         3 * ranking.single.samples_per_second, rel=0.05
     )
     reasons = [entry.reason for entry in ranking.entries]
@@ -77,7 +89,7 @@ def test_one_sample_is_split_where_links_are_fast() -> None:
 
 def test_a_hopeless_case_is_refused_with_the_figures() -> None:
     slow = Link(bytes_per_second=1e6 / 8, latency_seconds=5e-3)
-    ranking = rank(small_resnet(), cluster([1.2e9] * 4, slow), goal="latency", exact=True)
+    ranking = ranked(cluster([1.2e9] * 4, slow), goal="latency")
     assert ranking.entries[0].name == "one device"
     with pytest.raises(PlanningError) as refused:
         _ = ranking.best
@@ -89,23 +101,24 @@ def test_a_hopeless_case_is_refused_with_the_figures() -> None:
 
 def test_a_slow_board_gets_less_and_the_plan_is_faster_for_it() -> None:
     clocks = [CLOCK, CLOCK, CLOCK, CLOCK / 2]
-    ranking = rank(small_resnet(), cluster(clocks), goal="throughput", exact=True)
-    best = ranking.best
-    assert best.shares[3] < min(best.shares[:3])
-    even = rank(small_resnet(), cluster([CLOCK / 2] * 4), goal="throughput", exact=True).best
+    uneven = ranked(cluster(clocks), goal="throughput")
     # With even shares all would wait for the slow board, as if all were as slow.
-    assert best.samples_per_second > 1.3 * even.samples_per_second
+    even = ranked(cluster([CLOCK / 2] * 4), goal="throughput")
+    # Strips of a small image are coarse, and their seams are computed twice.
+    for name, gain in (("row strips", 1.0), ("replicas", 1.3)):
+        found = estimate_of(uneven, name)
+        assert found.shares[3] < min(found.shares[:3])
+        slowed = estimate_of(even, name)
+        assert found.samples_per_second > gain * slowed.samples_per_second
 
 
 def test_what_does_not_fit_the_memory_comes_last_and_says_by_how_much() -> None:
     limit = 64 << 20
-    free = rank(small_resnet(), cluster([CLOCK] * 4), goal="throughput", exact=True)
+    free = ranked(cluster([CLOCK] * 2), goal="throughput")
     single = max(memory.total for memory in free.single.memory)
     tight = 60 * (1 << 20) + single - 1
     assert tight < 2 * limit
-    ranking = rank(
-        small_resnet(), cluster([CLOCK] * 4, memory=tight), goal="throughput", exact=True
-    )
+    ranking = ranked(cluster([CLOCK] * 2, memory=tight), goal="throughput")
     unfit = [entry for entry in ranking.entries if not entry.fits]
     assert {entry.name for entry in unfit} >= {"one device", "replicas"}
     assert ranking.entries[-len(unfit) :] == tuple(unfit)
@@ -114,7 +127,7 @@ def test_what_does_not_fit_the_memory_comes_last_and_says_by_how_much() -> None:
 
 
 def test_nothing_fits() -> None:
-    ranking = rank(small_resnet(), cluster([CLOCK] * 2, memory=61 << 20), exact=True)
+    ranking = ranked(cluster([CLOCK] * 2, memory=61 << 20), goal="throughput")
     with pytest.raises(PlanningError, match="nothing fits the devices' memory: board-0 would need"):
         _ = ranking.best
 

@@ -105,7 +105,7 @@ class Scripts:
         self._plan, self._assignment = plan, assignment
         self._counts = {HOST: 1, **{rank: len(groups) for rank, groups in enumerate(assignment)}}
         self._index = {value.name: i for i, value in enumerate(plan.values)}
-        self._owners = {group: rank for rank, groups in enumerate(assignment) for group in groups}
+        self._owners: dict[int, int] = {}
         self._made: dict[int, dict[int, Script]] = {}
 
     def of(self, sample: int) -> dict[int, Script]:
@@ -113,10 +113,17 @@ class Scripts:
         replicas = self._plan.strategy == "replicas"
         turn = sample % self._plan.groups if replicas else 0
         # Turns of one device are alike.
-        owner = self._owners[turn] if replicas else 0
+        owner = self._owner(turn) if replicas else 0
         if owner not in self._made:
             self._made[owner] = self._make(turn)
         return self._made[owner]
+
+    def _owner(self, turn: int) -> int:
+        """Return the device whose turn it is."""
+        if turn not in self._owners:
+            owners = owners_of_sample(self._plan, self._assignment, turn)
+            self._owners[turn] = next(rank for rank, groups in enumerate(owners) if groups)
+        return self._owners[turn]
 
     def _make(self, turn: int) -> dict[int, Script]:
         plan, assignment = self._plan, self._assignment
