@@ -78,7 +78,7 @@ def test_a_failure_keeps_the_older_package(dense, tmp_path, monkeypatch):
     def fail(*_):
         raise CompileError("no linker")
 
-    monkeypatch.setattr("decnn_tvm.compiler.link_shared_library", fail)
+    monkeypatch.setattr("decnn_tvm.package_writer.link_shared_library", fail)
     with pytest.raises(CompileError, match="no linker"):
         compile_network(dense, out, workers=2)
     assert Package(out).manifest == before
