@@ -26,6 +26,8 @@ test-slow: $(VENV)/test.stamp ## run the tests on full-size networks
 	$(BIN)/pytest -m slow
 
 bench: $(VENV)/bench.stamp ## compare with ONNX Runtime and ncnn, fuzz; figures go to bench-out/
+	@command -v llvm-mca > /dev/null || apt-get install --yes llvm || { \
+	  echo "make: llvm-mca is not there; run as root: apt-get install llvm" >&2; exit 1; }
 	mkdir -p bench-out
 	for name in single_device kernels tuning arm_code wires fuzz encryption; do \
 	  $(BIN)/python -m benchmarks.$$name --json bench-out/$$name.json || exit 1; \

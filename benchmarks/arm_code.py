@@ -11,6 +11,7 @@ import functools
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 
 from benchmarks.harness import Figure, parser, progress, report
@@ -75,4 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DecnnError as error:
+        sys.exit(f"benchmarks.arm_code: {error}")

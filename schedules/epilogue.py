@@ -44,11 +44,14 @@ def append_epilogue(
     after: list[SBlockRV],
     loop: LoopRV,
     target: tvm.target.Target,
+    *,
+    unrolled: bool = True,
 ) -> None:
     """Compute what follows `block` inside `loop`, from the registers in which `block` leaves it.
 
     Where the last of them doesn't follow the loops of `block`, only the tile's result is written
-    there, and the rest is computed afterwards.
+    there, and the rest is computed afterwards. What is inside `loop` is unrolled, unless it is
+    more than registers hold.
     """
     rest = inline_all(sch, after)
     last = rest[-1]
@@ -63,7 +66,7 @@ def append_epilogue(
         last = copy
     depth = _depth(sch, block, loop)
     *tile, lane = sch.get_loops(last)[depth:]
-    unroll_tile(sch, tile, lane, target)
+    unroll_tile(sch, tile if unrolled else [], lane, target)
 
 
 def unroll_tile(

@@ -31,6 +31,9 @@ STORE_CYCLES = 2.0
 # from the L3 of a Sapphire Rapids. 1 MiB is the L2 of a Cortex-A72 cluster and half of that core's.
 CACHE_BYTES = 1 << 20
 STREAM_BYTES = 8.0
+# Weights come from memory once an image, since those of a network outgrow the caches: what Winograd
+# layers took longer inside their networks than alone makes 3.3 to 3.7 bytes per cycle.
+MEMORY_BYTES = 3.5
 # Cycles per vector copied into a padded input: a load, a store and their cache misses.
 COPY_CYCLES = 2.0
 # Passes over the channel blocks whose last is smaller are unrolled, each with a kernel of its own.
@@ -92,6 +95,11 @@ class TileProblem:
 def streaming_cycles(size: float) -> float:
     """Estimate the cycles for reading `size` bytes once, where they outgrow the cache."""
     return size / STREAM_BYTES if size > CACHE_BYTES else 0.0
+
+
+def first_read_cycles(size: float) -> float:
+    """Estimate the cycles for reading `size` bytes of weights from memory."""
+    return size / MEMORY_BYTES
 
 
 def choose_tile(problem: TileProblem) -> Tile:

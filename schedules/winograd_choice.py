@@ -6,19 +6,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decnn_tvm.schedules.register_tiles import (
-    CACHE_BYTES,
     Tile,
     TileProblem,
     choose_tile,
     cycles,
+    first_read_cycles,
     streaming_cycles,
 )
+from decnn_tvm.schedules.template import divisors
 from decnn_tvm.schedules.winograd_transforms import IN, KERNEL, OUT
 
 # Cycles for a vector of a tile: about 100 sums and 36 stores; fewer for the smaller output.
 INPUT_CYCLES, OUTPUT_CYCLES = 100.0, 80.0
 # Packed weights are four times as large, so a smaller gain is not worth it.
-LEAST_GAIN = 1.2
+LEAST_GAIN = 1.15
 _FLOAT = 4
 
 
@@ -56,20 +57,40 @@ def choose_winograd(
         even=True,
     )
     tile = choose_tile(products)
-    rows = -(-height // tile.rows)
-    units = _units_per_band(rows, IN * IN * tile.rows * width * inputs * _FLOAT)
+    rows = -(-height // tile.rows) * tile.rows
+    passes = -(-products.blocks // tile.blocks)
+    source = IN * IN * rows * width * inputs * _FLOAT
     weights = inputs * outputs * _FLOAT
-    tiles = rows * tile.rows * -(-width // tile.columns) * tile.columns
+
+    def fetched(band: int) -> float:
+        return band_cycles(rows, band, source, IN * IN * weights, passes)
+
+    band = min(divisors(rows, multiple=tile.rows), key=lambda band: (fetched(band), -band))
+    tiles = rows * -(-width // tile.columns) * tile.columns
     ours = IN * IN * cycles(products, tile)
     ours += tiles * (INPUT_CYCLES * inputs + OUTPUT_CYCLES * outputs) / lanes
-    ours += streaming_cycles(IN * IN * weights) * (rows // units)
-    theirs = cycles(direct, choose_tile(direct)) + streaming_cycles(KERNEL * KERNEL * weights)
+    ours += first_read_cycles(IN * IN * weights) + fetched(band)
+    theirs = cycles(direct, choose_tile(direct)) + first_read_cycles(KERNEL * KERNEL * weights)
     if theirs < LEAST_GAIN * ours:
         return None
-    return WinogradPlan(tile=tile, band=units * tile.rows)
+    return WinogradPlan(tile=tile, band=band)
 
 
-def _units_per_band(rows: int, unit_bytes: int) -> int:
-    """Return the largest divisor of `rows` whose transformed input stays in the cache."""
-    fitting = [n for n in range(1, rows + 1) if rows % n == 0 and n * unit_bytes <= CACHE_BYTES]
-    return max(fitting, default=1)
+def band_cycles(rows: int, band: int, source: int, weights: int, passes: int) -> float:
+    """Estimate the cycles for what is fetched anew from beyond the cache.
+
+    Parameters
+    ----------
+    rows, band
+        Rows of tiles in all, and in a band.
+    source
+        Bytes of the transformed input of all rows: a band of it that outgrows the cache is written
+        once and read in every pass.
+    weights
+        Bytes that every band but the first reads again.
+    passes
+        Over the channel blocks.
+    """
+    bands = rows // band
+    spilled = (1 + passes) * streaming_cycles(source / bands)
+    return bands * spilled + (bands - 1) * streaming_cycles(weights)

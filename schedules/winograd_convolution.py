@@ -32,14 +32,7 @@ from decnn_tvm.schedules.epilogue import (
     spread_over_cores,
     unroll_tile,
 )
-from decnn_tvm.schedules.register_tiles import (
-    CACHE_BYTES,
-    Tile,
-    TileProblem,
-    cycles,
-    dividing_tiles,
-    streaming_cycles,
-)
+from decnn_tvm.schedules.register_tiles import Tile, TileProblem, cycles, dividing_tiles
 from decnn_tvm.schedules.template import (
     Parts,
     Template,
@@ -50,6 +43,7 @@ from decnn_tvm.schedules.template import (
     ranked,
 )
 from decnn_tvm.schedules.vectors import vector_lanes, vector_registers
+from decnn_tvm.schedules.winograd_choice import band_cycles
 from decnn_tvm.schedules.winograd_transforms import A_T, B_T, IN, KERNEL, OUT, combine
 
 TILE = "decnn.tile"
@@ -164,18 +158,14 @@ class WinogradConvolution(Template[WinogradChoice]):
         """Return tiles of the products, and bands of whole tiles."""
         before, block, _ = parts
         *_, products, _ = before
-        problem, inputs = _products_problem(sch, products, target)
+        problem, source = _products_problem(sch, products, target)
         weights = float_bytes(operands(sch, products)[1])
         estimates = []
         for tile in dividing_tiles(problem):
-            work = IN * IN * cycles(problem, tile)
+            work, passes = IN * IN * cycles(problem, tile), problem.blocks // tile.blocks
             for band in divisors(problem.height, multiple=tile.rows):
-                passes = streaming_cycles(weights) * (problem.height // band)
-                kept = inputs * band // problem.height
-                # What outgrows the cache is written once and read for every tile of blocks.
-                spilled = 2 * streaming_cycles(kept) if kept > CACHE_BYTES else 0.0
-                spilled *= problem.height // band
-                estimates.append((work + passes + spilled, WinogradChoice(tile=tile, band=band)))
+                fetched = band_cycles(problem.height, band, source, weights, passes)
+                estimates.append((work + fetched, WinogradChoice(tile=tile, band=band)))
         return ranked(self.default(sch, block), estimates)
 
     def schedule(

@@ -244,7 +244,11 @@ def _read_records(folder: Path | str) -> Records:
 def _shipped(target: CpuTarget) -> list[Records]:
     """Return the records that come with the library for the processor of `target`, if any."""
     folder = SHIPPED_RECORDS / str(target.target.attrs.get("mcpu") or "none")
-    return [_read_records(folder)] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    from decnn_tvm.tuning.shipped_records import read_shipped
+
+    return [read_shipped(folder)]
 
 
 def with_image_input(

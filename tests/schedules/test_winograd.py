@@ -128,8 +128,9 @@ def plan(channels: int, size: int):
 
 def test_wide_layers_choose_winograd_and_small_images_do_not() -> None:
     assert plan(64, 56) and plan(128, 28) and plan(256, 14) and plan(512, 28)
-    # 4 tiles for 37 MB of weights; a tile of 16 pixels for 4.
-    assert plan(512, 7) is None and plan(512, 2) is None
+    # 4 tiles for 37 MB of weights; a tile of 16 pixels for 4; seven blocks, taken one at a time,
+    # where the direct method takes two.
+    assert plan(512, 7) is None and plan(512, 2) is None and plan(112, 14) is None
 
 
 def test_a_band_fits_the_cache() -> None:
