@@ -51,6 +51,8 @@ TILES = (1, 2, 4)
 PARTS = (0.3, 1.0, 2.0)
 IN_FLIGHT = (2, 4, 8)
 AIM, AIM_IN_FLIGHT = 0.9, 4
+DRAWN_FROM = 20
+"""Images at the end of a stream, from the middle of which the picture is drawn."""
 # A quota makes threads wait their turn: no reason to give a board up, or to move its groups.
 POLICY = Policy(silence=5.0, beat=0.5, rebalance=False)
 
@@ -160,6 +162,8 @@ def measure(
 
 def _draw(session: Session, path: Path) -> None:
     timeline = session.timeline(kinds=KINDS)
+    last = max(event.sample for event in timeline)
+    timeline = [event for event in timeline if event.sample > last - DRAWN_FROM]
     title = f"transfer as long as computing, {AIM_IN_FLIGHT} in flight, numbers name stages"
     draw_timeline(timeline, window_of(timeline), path, title)
 
