@@ -34,12 +34,14 @@ from benchmarks.emulated_boards import INSIDE, START, EmulatedBoards, first_line
 from benchmarks.harness import Figure, interleave, parser, progress, report
 from decnn_tvm.compiler import TargetLike, compile_network
 from decnn_tvm.decoupling import decouple
+from decnn_tvm.demo.timeline_picture import draw_timeline, window_of
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.frontend import load
 from decnn_tvm.package import Package
 from decnn_tvm.runtime import Cluster, Session
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.tensors import Array
+from decnn_tvm.runtime.trace import KINDS
 from decnn_tvm.testing import zoo
 
 PRESET = "resnet50-x1.75"
@@ -49,6 +51,8 @@ TILES = (1, 2, 4)
 PARTS = (0.3, 1.0, 2.0)
 IN_FLIGHT = (2, 4, 8)
 AIM, AIM_IN_FLIGHT = 0.9, 4
+DRAWN_FROM = 20
+"""Images at the end of a stream, from the middle of which the picture is drawn."""
 # A quota makes threads wait their turn: no reason to give a board up, or to move its groups.
 POLICY = Policy(silence=5.0, beat=0.5, rebalance=False)
 
@@ -94,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         progress(f"compute bound: {images:.2f} images/s")
         deployed = {t: stack.enter_context(_deployed(boards, p)) for t, p in packages.items()}
         bounds = Bounds(images=images, moved=moved_bytes(deployed[1], image))
-        rows = measure(boards, deployed, image, bounds, options.rounds)
+        rows = measure(boards, deployed, image, bounds, options.rounds, options.picture)
     report(_title(options, bounds), rows, _summary(rows), options.json)
 
 
@@ -130,8 +134,9 @@ def measure(
     image: Array,
     bounds: Bounds,
     rounds: int,
+    picture: Path | None,
 ) -> list[dict[str, Any]]:
-    """Return the rows of all rates."""
+    """Return the rows of all rates; draw a stream at the middle one."""
     session = deployed[1].session
     reference = _output(session, image)
     rows = []
@@ -150,7 +155,17 @@ def measure(
             images = statistics.median(throughput(session, image, in_flight) for _ in range(rounds))
             rows.append(_row(part, bounds, 1, in_flight, images))
             progress(str(rows[-1]))
+            if picture and (part, in_flight) == (PARTS[1], AIM_IN_FLIGHT):
+                _draw(session, picture)
     return rows
+
+
+def _draw(session: Session, path: Path) -> None:
+    timeline = session.timeline(kinds=KINDS)
+    last = max(event.sample for event in timeline)
+    timeline = [event for event in timeline if event.sample > last - DRAWN_FROM]
+    title = f"transfer as long as computing, {AIM_IN_FLIGHT} in flight, numbers name stages"
+    draw_timeline(timeline, window_of(timeline), path, title)
 
 
 def _output(session: Session, image: Array) -> Array:
@@ -159,7 +174,7 @@ def _output(session: Session, image: Array) -> Array:
     return result
 
 
-def throughput(session: Session, image: Array, in_flight: int, seconds: float = 3.0) -> float:
+def throughput(session: Session, image: Array, in_flight: int, seconds: float = 8.0) -> float:
     """Return images per second of a stream in full swing."""
     stream = session.stream(itertools.repeat(image), in_flight=in_flight)
     for _ in itertools.islice(stream, 2 * in_flight):
@@ -240,6 +255,9 @@ def _title(options: argparse.Namespace, bounds: Bounds) -> str:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     result = parser("benchmarks.overlap", (__doc__ or "").splitlines()[0], rounds=3)
+    result.add_argument(
+        "--picture", type=Path, metavar="FILE.svg", help="draw who computed and received when"
+    )
     result.add_argument("--wire", default="float32", help="wire type (%(default)s)")
     result.add_argument("--quota", type=float, default=0.25, help="cores of a board (%(default)s)")
     result.add_argument(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from decnn_tvm.demo.data import imagenet_sample, opennsfw_sample, photographs, trained_model
 from decnn_tvm.demo.exact_split import Comparison, split_exactly
-from decnn_tvm.demo.timeline_picture import draw_timeline, window_of
+from decnn_tvm.demo.timeline_picture import draw_timeline, on_the_way, window_of
 from decnn_tvm.runtime.statistics import EventKind, TimelineEvent
 
 
@@ -45,6 +45,19 @@ def test_the_window_lies_in_the_middle() -> None:
     timeline = [event(0, "compute", sample, sample, sample + 1) for sample in range(10, 20)]
     assert window_of(timeline, 4) == [13, 14, 15, 16]
     assert window_of(timeline, 99) == list(range(10, 20))
+
+
+def test_a_value_is_on_its_way_from_the_first_sender_to_the_last_arrival() -> None:
+    timeline = [
+        event(0, "send", 3, 1.0, 1.5),
+        event(1, "send", 3, 2.0, 2.5),
+        event(2, "receive", 3, 4.0, 4.1),
+        event(2, "receive", 3, 5.0, 5.1),
+        event(0, "receive", 3, 6.0, 6.1),
+        event(1, "receive", 4, 6.0, 6.1),  # from the coordinator, whose sends are not traced
+    ]
+    found = [(e.rank, e.sample, e.start, e.end) for e in on_the_way(timeline)]
+    assert found == [(2, 3, 1.5, 5.0), (0, 3, 2.5, 6.0)]
 
 
 def test_the_picture_shows_stages_where_they_ran(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ WINDOW = 6
 OTHER = "#a8a8a8"
 WAITING = "#e3e3e3"
 TRANSFERS: Mapping[EventKind, str] = {"send": "#000000", "receive": "#b8860b"}
+ON_THE_WAY = "#9ec9e8"
 _STAGE_HEIGHT, _TRANSFER_HEIGHT, _TRANSFER_OFFSET = 0.66, 0.1, 0.4
 
 
@@ -27,10 +29,34 @@ def window_of(timeline: Sequence[TimelineEvent], samples: int = WINDOW) -> list[
     return numbers[start : start + samples]
 
 
+def on_the_way(timeline: Sequence[TimelineEvent]) -> list[TimelineEvent]:
+    """Return when each device had parts of a value coming to it, as events of that device.
+
+    A part leaves at the end of a "send" and is there at the start of a "receive". Senders of a
+    movement are not told apart: an event lasts from the first that had sent to the last arrival.
+    """
+    sent: dict[tuple[int, str], list[TimelineEvent]] = {}
+    arrived: dict[tuple[int, str, int], list[TimelineEvent]] = {}
+    for event in timeline:
+        if event.kind == "send":
+            sent.setdefault((event.sample, event.stage), []).append(event)
+        elif event.kind == "receive":
+            arrived.setdefault((event.sample, event.stage, event.rank), []).append(event)
+    found = []
+    for (sample, stage, rank), parts in arrived.items():
+        leaving = [event.end for event in sent.get((sample, stage), ()) if event.rank != rank]
+        if leaving:
+            last = max(parts, key=lambda part: part.start)
+            found.append(dataclasses.replace(last, start=min(leaving), end=last.start))
+    return found
+
+
 def draw_timeline(
     timeline: Sequence[TimelineEvent], window: Sequence[int], path: Path, title: str
 ) -> None:
     """Draw one row per worker: stages coloured by sample, waiting in grey, transfers below.
+
+    The band under a row shows when parts of a value were on their way to that worker.
 
     Parameters
     ----------
@@ -55,6 +81,16 @@ def draw_timeline(
     figure = Figure(figsize=(12, 1.8 + 0.8 * len(ranks)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    for event in on_the_way(timeline):
+        if event.end > start and event.start < end:
+            left, right = max(event.start, start), min(event.end, end)
+            axes.barh(
+                ranks.index(event.rank) + _TRANSFER_OFFSET,
+                1e3 * (right - left),
+                left=1e3 * (left - start),
+                height=_TRANSFER_HEIGHT,
+                color=ON_THE_WAY,
+            )
     for event in sorted(timeline, key=lambda e: e.kind != "wait"):  # waiting lies beneath
         if event.end > start and event.start < end:
             _bar(axes, ranks.index(event.rank), event, start, end, colours)
@@ -66,6 +102,7 @@ def draw_timeline(
     labels = [Patch(color=colour, label=f"sample {s}") for s, colour in colours.items()]
     labels += [Patch(color=OTHER, label="other"), Patch(color=WAITING, label="waiting")]
     labels += [Patch(color=colour, label=kind) for kind, colour in TRANSFERS.items()]
+    labels += [Patch(color=ON_THE_WAY, label="on the way")]
     figure.legend(handles=labels, loc="outside lower center", ncols=len(labels) // 2, frameon=False)
     figure.savefig(path, dpi=120)
 
