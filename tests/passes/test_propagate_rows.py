@@ -43,6 +43,14 @@ def pools(emit, x, w):
     return nn.avg_pool2d(y, (3, 3), padding=(1, 1), count_include_pad=True)
 
 
+def two_poolings(emit, x, w):
+    """Nine rows, five, three: the rows run out before the strips do."""
+    y = emit(nn.conv2d(x, w))
+    for _ in range(2):
+        y = emit(nn.max_pool2d(y, (3, 3), strides=(2, 1), padding=(1, 1)))
+    return y
+
+
 def averages_without_padding(emit, x, w):
     y = emit(nn.conv2d(x, w))
     return nn.avg_pool2d(y, (3, 3), padding=(1, 1), count_include_pad=False)
@@ -79,6 +87,7 @@ BODIES = {
     dilated: KERNEL,
     one_by_one_of_stride_two: ONE,
     pools: ONE,
+    two_poolings: ONE,
     averages_without_padding: ONE,
     residual: {"w": drawn(3, 3, 3, 3)},
     explicit_padding: KERNEL,
@@ -93,17 +102,26 @@ def split(mod, strips, counts=(1,)):
     return {count: SplitStages(groups_per_device=count)(spread) for count in counts}
 
 
+def check(body, height, shares):
+    net, x = network(body, (1, 3, height, 6), weights=BODIES[body]), drawn(1, 3, height, 6)
+    modules = split(net, sum(shares), {*shares})
+    ends = [0, *itertools.accumulate(shares)]
+    assignment = [tuple(range(a, b)) for a, b in itertools.pairwise(ends)]
+    plan = plan_of(next(iter(modules.values())))
+    ours = Devices(plan, modules, assignment).run(x=x)
+    assert_close(next(iter(ours.values())), run(net, x)[0])
+    return plan
+
+
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
 def test_strips_compute_the_same(body):
-    """Odd heights, few rows for many strips, and devices with several strips."""
-    for height, shares in ((23, (1, 1, 1)), (13, (2, 1)), (17, (1, 1, 1, 1, 1)), (15, (1, 3))):
-        net, x = network(body, (1, 3, height, 6), weights=BODIES[body]), drawn(1, 3, height, 6)
-        modules = split(net, sum(shares), {*shares})
-        ends = [0, *itertools.accumulate(shares)]
-        assignment = [tuple(range(a, b)) for a, b in itertools.pairwise(ends)]
-        plan = plan_of(next(iter(modules.values())))
-        ours = Devices(plan, modules, assignment).run(x=x)
-        assert_close(next(iter(ours.values())), run(net, x)[0])
+    """An odd height over four strips, of which one device has two and another's is short."""
+    check(body, 13, (1, 2, 1))
+
+
+def test_some_devices_own_nothing_of_the_last_layers():
+    plan = check(two_poolings, 9, (1,) * 5)
+    assert plan.value(plan.outputs[0]).shape[2] == 3
 
 
 def movements(body, height, strips, weights=KERNEL):
@@ -115,13 +133,14 @@ def movements(body, height, strips, weights=KERNEL):
 def test_a_device_gets_the_rows_that_its_window_needs():
     plan, moves = movements(plain, 12, 3)
     assert moves == [("input", Strips(2, 4, -1, 2, "zero")), ("output", Host())]
-    assert plan.strategy == "rows" and plan.value(plan.movements[1].source).placement == Strips(
-        2, 4
-    )
+    assert plan.strategy == "rows"
+    assert plan.value(plan.movements[1].source).placement == Strips(2, 4)
     assert all(weight.combine == "replicate" for weight in plan.weights)
 
 
 def test_halos_depend_on_window_stride_and_dilation():
+    _, moves = movements(padded_below_alone, 11, 3, HALVES)  # 6 rows, of which y needs 2y, 2y + 1
+    assert moves[0][1] == Strips(2, 4, 0, 0, "zero")
     _, moves = movements(dilated, 12, 3)
     assert moves[0][1] == Strips(2, 5, -3, 4, "zero")
     _, moves = movements(one_by_one_of_stride_two, 11, 3, ONE)
