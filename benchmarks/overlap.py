@@ -32,6 +32,7 @@ import numpy as np
 
 from benchmarks.emulated_boards import INSIDE, START, EmulatedBoards, first_line, run_isolated
 from benchmarks.harness import Figure, interleave, parser, progress, report
+from decnn_tvm.cli.samples import IMAGENET_MEAN, IMAGENET_STD
 from decnn_tvm.compiler import TargetLike, compile_network
 from decnn_tvm.decoupling import decouple
 from decnn_tvm.demo.timeline_picture import draw_timeline, window_of
@@ -45,7 +46,6 @@ from decnn_tvm.runtime.trace import KINDS
 from decnn_tvm.testing import zoo
 
 PRESET = "resnet50-x1.75"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BOARDS = 4
 TILES = (1, 2, 4)
 PARTS = (0.3, 1.0, 2.0)
@@ -223,8 +223,8 @@ def _compile(folder: Path, options: argparse.Namespace) -> dict[int, Package]:
             folder / f"tiles{tiles}",
             workers=BOARDS,
             wire=options.wire,
-            image_mean=MEAN,
-            image_std=STD,
+            image_mean=IMAGENET_MEAN,
+            image_std=IMAGENET_STD,
             row_tiles=tiles,
             targets=[_target(options.mcpu)],
             all_shares=False,

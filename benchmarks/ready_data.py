@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 
-import numpy as np
-
 from decnn_tvm.package import Package
-from decnn_tvm.plan import Indices, Plan
+from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.library import StageLibrary
-from decnn_tvm.runtime.tensors import Array, aligned_empty
+from decnn_tvm.runtime.stage_timing import time_stages
 from decnn_tvm.runtime.weights import DeviceWeights
 
 
@@ -26,31 +23,8 @@ def images_per_second(package: Package, groups: Indices, seconds: float) -> floa
     (target,) = package.manifest.targets
     path = package.file(package.library(target, len(groups)))
     library = StageLibrary(path, package.plan, DeviceWeights(package, groups))
-    ready = _inputs(package.plan, len(groups))
-    _one(library, package.plan, ready)
-    start, images = time.perf_counter(), 0
-    while (passed := time.perf_counter() - start) < seconds:
-        _one(library, package.plan, ready)
-        images += 1
-    return images / passed
-
-
-def _one(library: StageLibrary, plan: Plan, ready: dict[str, list[Array]]) -> None:
-    for stage in plan.stages:
-        library(stage.function, ready[stage.function])
-
-
-def _inputs(plan: Plan, count: int) -> dict[str, list[Array]]:
-    rng = np.random.default_rng(0)
-    ready: dict[str, list[Array]] = {}
-    for stage in plan.stages:
-        arrays = []
-        for value in (plan.value(name) for name in stage.inputs):
-            array = aligned_empty(value.physical_shape(count), value.dtype)
-            array[...] = rng.integers(0, 2, array.shape)
-            arrays.append(array)
-        ready[stage.function] = arrays
-    return ready
+    stages = time_stages(library, package.plan, groups, seconds)
+    return 1 / float(sum(stage["seconds"] for stage in stages))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -25,6 +25,7 @@ import onnx
 
 from benchmarks.harness import Figure, Timing, interleave, parser, progress, report, use_one_core
 from decnn_tvm.channel_histogram import METHODS
+from decnn_tvm.cli.samples import IMAGENET_MEAN, IMAGENET_STD
 from decnn_tvm.compiler import compile_network
 from decnn_tvm.decoupling import decouple
 from decnn_tvm.demo.data import imagenet_sample, opennsfw_sample, photographs, trained_model
@@ -42,7 +43,6 @@ from decnn_tvm.testing.equality import all_reference_outputs
 
 PRESET = "resnet50-x1.75"
 WORKERS = 4
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def decoupled(files: Sequence[Path]) -> Subject:
     """Return ResNet-50 x1.75."""
     network = decouple(load(zoo.resnet(50)), preset=PRESET, weights="fresh")
     samples = tuple(imagenet_sample(path) for path in files)
-    mean, std = (np.array(numbers).reshape(1, 3, 1, 1) for numbers in (MEAN, STD))
+    mean, std = (np.array(numbers).reshape(1, 3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
     pixels = tuple(np.rint((x * std + mean) * 255).astype("uint8") for x in samples)
     return Subject(PRESET, network, to_onnx(network), samples, pixels, 0)
 
@@ -97,7 +97,9 @@ VARIANTS = (
         Variant(f"int8, {method}", {"wire": "int8", "calibration_method": method}, calibrated=True)
         for method in METHODS
     ),
-    Variant("float32, pixels in", {"image_mean": MEAN, "image_std": STD}, pixels=True),
+    Variant(
+        "float32, pixels in", {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}, pixels=True
+    ),
 )
 TIMED = ("float32", "float16", "int8, scales per message", "int8, headroom", "float32, pixels in")
 

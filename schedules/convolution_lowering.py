@@ -11,7 +11,7 @@ from tvm import relax, topi
 
 from decnn_tvm.schedules.depthwise_convolution import depthwise_convolution, depthwise_problem
 from decnn_tvm.schedules.direct_convolution import direct_convolution
-from decnn_tvm.schedules.register_tiles import TileProblem, choose_tile
+from decnn_tvm.schedules.register_tiles import TileProblem, choose_tile, convolution_problem
 from decnn_tvm.schedules.vectors import round_lanes, vector_lanes, vector_registers
 from decnn_tvm.schedules.winograd_choice import WinogradPlan, choose_winograd
 from decnn_tvm.schedules.winograd_convolution import winograd_convolution
@@ -167,18 +167,15 @@ def _lower_winograd(
 def _problem(call: relax.Call, weight: relax.Expr, lanes: int) -> TileProblem:
     blocks, chunks, kh, kw, *inner, _ = (int(extent) for extent in weight.ty.shape)
     data = [int(extent) for extent in call.args[0].ty.shape]
-    size = chunks * data[2] * data[3] * (inner[0] if inner else 1)
-    copied = any(int(value) for value in call.attrs.padding)
-    return TileProblem(
-        height=int(call.ty.shape[2]),
-        width=int(call.ty.shape[3]),
+    return convolution_problem(
+        pixels=(int(call.ty.shape[2]), int(call.ty.shape[3])),
         blocks=blocks // int(call.attrs.groups),
-        vectors=-(-lanes // _lanes()),
+        lanes=lanes,
         steps=chunks * kh * kw * (inner[0] if inner else 1),
+        source=chunks * data[2] * data[3] * (inner[0] if inner else 1),
+        copied=any(int(value) for value in call.attrs.padding),
+        vector_lanes=_lanes(),
         registers=_registers(),
-        vector_bytes=4 * _lanes(),
-        copied=0.0 if copied else size / _lanes(),
-        input_bytes=4 * size,
     )
 
 

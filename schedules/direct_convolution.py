@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from itertools import product
 from math import prod
 
@@ -35,9 +34,8 @@ from decnn_tvm.schedules.epilogue import (
     unroll_tile,
     vectorize_last,
 )
+from decnn_tvm.schedules.loop_order import Order, analytic_order, keeps_sums
 from decnn_tvm.schedules.register_tiles import (
-    CACHE_BYTES,
-    L1_BYTES,
     Tile,
     TileProblem,
     cycles,
@@ -60,9 +58,6 @@ GROUPS = "decnn.groups"
 BLOCK = "convolution"
 # Longer unrolled reductions gain nothing and cost instruction cache.
 MAX_UNROLL = 4
-# Weights of a tile from which on the order that fetches each once is faster. On a Sapphire Rapids,
-# 512 KiB and more for 7 x 7 pixels gained 9 to 26 %, 256 KiB 10 %, 128 KiB lost 3 %.
-LARGE_PANEL = CACHE_BYTES // 4
 
 
 def direct_convolution(
@@ -166,26 +161,6 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-class Order(Enum):
-    """What the loops outside a tile keep in the cache.
-
-    Attributes
-    ----------
-    WEIGHTS
-        Channel blocks outermost, then rows: the weights of a tile's blocks.
-    INPUT
-        Rows outermost, then channel blocks: the input of a row of tiles.
-    SUMS
-        Channel blocks outermost, then chunks of input channels, then rows: the sums of a block's
-        whole image, which wait in memory between chunks. Each weight is then fetched once, while
-        the chunk before it is used, rather than all of them at the first tile.
-    """
-
-    WEIGHTS = "weights"
-    INPUT = "input"
-    SUMS = "sums"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectChoice:
     """Parameters of the schedule; the module docstring says what they are."""
@@ -204,7 +179,8 @@ class DirectConvolution(Template[DirectChoice]):
         """Return the analytic tile and order, not unrolled."""
         rows, columns, blocks = (int(value) for value in sch.get(block).annotations[TILE])
         tile = Tile(rows=rows, columns=columns, blocks=blocks)
-        return DirectChoice(tile=tile, order=_analytic_order(sch, block, tile))
+        groups = int(sch.get(block).annotations[GROUPS])
+        return DirectChoice(tile=tile, order=analytic_order(sch, block, tile, groups))
 
     def choices(
         self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target
@@ -222,7 +198,7 @@ class DirectConvolution(Template[DirectChoice]):
         for tile, order, unroll in variants:
             if order is Order.INPUT and problem.blocks == 1:
                 continue
-            if order is Order.SUMS and not _keeps_sums(sch, block, tile):
+            if order is Order.SUMS and not keeps_sums(sch, block, tile):
                 continue
             steps = (order is not default.order) + (unroll > 1)
             choice = DirectChoice(tile=tile, order=order, unroll=unroll)
@@ -271,34 +247,6 @@ class DirectConvolution(Template[DirectChoice]):
         start = sch.decompose_reduction(block, reduction[0])
         *tile, lane = sch.get_loops(start)[-4:]
         unroll_tile(sch, tile, lane, target)
-
-
-def _analytic_order(sch: s_tir.Schedule, block: SBlockRV, tile: Tile) -> Order:
-    """Return what to keep in the cache: the sums or the input, if they fit where the rest does not.
-
-    In their networks layers with a large input gained up to 1.2 with `Order.INPUT`.
-    """
-    if _keeps_sums(sch, block, tile) and _panel_bytes(sch, block, tile) >= LARGE_PANEL:
-        return Order.SUMS
-    groups = int(sch.get(block).annotations[GROUPS])
-    source, weights = (float_bytes(shape) // groups for shape in operands(sch, block)[:2])
-    passes = extents(sch, block)[1] // groups > tile.blocks
-    if passes and source > CACHE_BYTES and 2 * weights <= CACHE_BYTES:
-        return Order.INPUT
-    return Order.WEIGHTS
-
-
-def _keeps_sums(sch: s_tir.Schedule, block: SBlockRV, tile: Tile) -> bool:
-    """Tell whether the sums of a tile's blocks fit the first-level cache for a whole image."""
-    _, _, rows, columns, lanes, chunks, *_ = extents(sch, block)
-    size = float_bytes([rows, columns, tile.blocks, lanes])
-    return chunks > 1 and rows * columns > tile.rows * tile.columns and 2 * size <= L1_BYTES
-
-
-def _panel_bytes(sch: s_tir.Schedule, block: SBlockRV, tile: Tile) -> int:
-    """Return the size of the weights of a tile's channel blocks."""
-    *_, lanes, chunks, kh, kw, inner = [*extents(sch, block), 1][:9]
-    return float_bytes([tile.blocks, lanes, chunks, kh, kw, inner])
 
 
 def _tile_problem(

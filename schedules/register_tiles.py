@@ -42,6 +42,7 @@ MAX_BLOCKS = 8
 MAX_ROWS = 4
 # A tuner may try higher tiles than the model prefers.
 MAX_TUNED_ROWS = 8
+_FLOAT = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,47 @@ class TileProblem:
     copied: float = 0.0
     input_bytes: int = 0
     even: bool = False
+
+
+def convolution_problem(
+    *,
+    pixels: tuple[int, int],
+    blocks: int,
+    lanes: int,
+    steps: int,
+    source: int,
+    copied: bool,
+    vector_lanes: int,
+    registers: int,
+) -> TileProblem:
+    """Return the choice of a tile for one group of a direct convolution.
+
+    Parameters
+    ----------
+    pixels
+        Height and width of the output.
+    blocks, lanes
+        Channel blocks of the group, and channels of one.
+    steps
+        Length of the reduction.
+    source
+        Elements of the group's input.
+    copied
+        The input is padded, so that it is copied whatever the tile.
+    vector_lanes, registers
+        Elements of a vector register, and how many there are.
+    """
+    return TileProblem(
+        height=pixels[0],
+        width=pixels[1],
+        blocks=blocks,
+        vectors=-(-lanes // vector_lanes),
+        steps=steps,
+        registers=registers,
+        vector_bytes=_FLOAT * vector_lanes,
+        copied=0.0 if copied else source / vector_lanes,
+        input_bytes=_FLOAT * source,
+    )
 
 
 def streaming_cycles(size: float) -> float:

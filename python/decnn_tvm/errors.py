@@ -23,6 +23,11 @@ A message names the object, what was expected, what came, and the remedy.
 from __future__ import annotations
 
 
+def last_line(error: Exception) -> str:
+    """Return the last line of a message: what others' errors end with, below their traceback."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
 class DecnnError(Exception):
     """Root of all errors of this package."""
 

@@ -16,7 +16,7 @@ import tvm
 from tvm.target import codegen
 
 from decnn_tvm.board_targets import BOARDS
-from decnn_tvm.errors import CompileError
+from decnn_tvm.errors import CompileError, last_line
 from decnn_tvm.runtime.processor import normal_machine, processor_features
 
 # LLVM's name of a vector feature -> the flag of /proc/cpuinfo. Code may use any of them unasked.
@@ -98,7 +98,7 @@ def resolve_target(name: str | Mapping[str, Any], *, cores: int | None = None) -
         target = tvm.target.Target(options)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise CompileError(
-            f"target {name!r}: TVM can't make it: {_first_line(error)}; expected 'host', one of "
+            f"target {name!r}: TVM can't make it: {last_line(error)}; expected 'host', one of "
             f"{', '.join(known_targets())}, or a dict such as "
             "{'kind': 'llvm', 'mtriple': 'aarch64-linux-gnu', 'mcpu': 'cortex-a72'}"
         ) from error
@@ -172,7 +172,3 @@ def _check(name: str | Mapping[str, Any], target: tvm.target.Target, machine: st
 def _machine(target: tvm.target.Target) -> str:
     triple = str(target.attrs.get("mtriple") or codegen.llvm_get_system_triple())
     return normal_machine(triple.split("-")[0])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from decnn_tvm.assignment import assign_groups
-from decnn_tvm.plan import Indices, Plan
+from decnn_tvm.plan import Indices, Movement, Plan
 from decnn_tvm.planning.alternatives import Alternative
 from decnn_tvm.planning.speeds import Speeds
 from decnn_tvm.planning.splits import Split, with_wire
@@ -132,11 +132,16 @@ def estimate(
         samples_per_second=stream.samples_per_second,
         memory=memory_of(split, assignment, own, stream),
         sent_bytes=tuple(sent / stream.samples for sent in stream.sent_bytes),
-        exchanges=sum(m.kind not in ("input", "output", "local") for m in plan.movements),
+        exchanges=len(exchanges_of(plan)),
         compute_seconds=tuple(s / stream.samples for s in stream.compute_seconds),
         message_seconds=tuple(s / stream.samples for s in stream.message_seconds),
         split=split,
     )
+
+
+def exchanges_of(plan: Plan) -> list[Movement]:
+    """Return the movements between devices."""
+    return [m for m in plan.movements if m.kind not in ("input", "output", "local")]
 
 
 def stage_seconds(split: Split, assignment: Sequence[Indices], speeds: Speeds) -> StageSeconds:

@@ -24,6 +24,7 @@ from decnn_tvm.schedules.register_tiles import (
     STREAM_BYTES,
     TileProblem,
     choose_tile,
+    convolution_problem,
     cycles,
     streaming_cycles,
 )
@@ -35,7 +36,6 @@ KERNEL_CYCLES = 4000.0
 """Calling a kernel: 1 to 2 us on the machines that were measured."""
 WINOGRAD_WEIGHTS = 4
 """Packed weights of Winograd's method take so many times the memory."""
-_FLOAT = 4
 _MOVING = frozenset(
     f"relax.{name}"
     for name in (
@@ -123,18 +123,15 @@ class _Costs:
 
     def _problem(self, call: relax.Call, *, lanes: int, blocks: int) -> TileProblem:
         _, inputs, kernel_rows, kernel_columns = static_shape(call.args[1])
-        data = math.prod(static_shape(call.args[0])) // int(call.attrs.groups)
-        copied = any(int(value) for value in call.attrs.padding)
-        return TileProblem(
-            height=static_shape(call)[2],
-            width=static_shape(call)[3],
+        return convolution_problem(
+            pixels=(static_shape(call)[2], static_shape(call)[3]),
             blocks=blocks,
-            vectors=-(-lanes // self.lanes),
+            lanes=lanes,
             steps=inputs * kernel_rows * kernel_columns,
+            source=math.prod(static_shape(call.args[0])) // int(call.attrs.groups),
+            copied=any(int(value) for value in call.attrs.padding),
+            vector_lanes=self.lanes,
             registers=self.registers,
-            vector_bytes=_FLOAT * self.lanes,
-            copied=0.0 if copied else data / self.lanes,
-            input_bytes=_FLOAT * data,
         )
 
     def _suits_winograd(self, call: relax.Call, inputs: int, outputs: int) -> bool:

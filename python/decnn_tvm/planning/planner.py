@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 from decnn_tvm.errors import PartitionError, PlanningError
 from decnn_tvm.network import Network
 from decnn_tvm.planning.alternatives import Alternative, alternatives
-from decnn_tvm.planning.estimates import IDLE_BYTES, Estimate, estimate
+from decnn_tvm.planning.estimates import IDLE_BYTES, Estimate, estimate, exchanges_of
 from decnn_tvm.planning.reasons import refusal, why_it_loses
 from decnn_tvm.planning.shares import UNEVEN
 from decnn_tvm.planning.speeds import Speeds
@@ -187,9 +187,8 @@ def _variants(
 ) -> Iterable[Estimate]:
     """Yield every wire type and the windows that are worth it."""
     split = splitter.split(way.network, way.strategy, shares)
-    exchanged = any(m.kind not in ("input", "output", "local") for m in split.plan.movements)
     replicas = len(ranks) if way.strategy == "replicas" else 1
-    for wire in wires if exchanged else wires[:1]:
+    for wire in wires if exchanges_of(split.plan) else wires[:1]:
         before: Estimate | None = None
         for window in WINDOWS:
             found = estimate(way, split, shares, speeds, ranks, wire, window * replicas)

@@ -6,9 +6,10 @@ from __future__ import annotations
 from decnn_tvm.assignment import assign_groups
 from decnn_tvm.errors import InputError
 from decnn_tvm.plan import Plan
+from decnn_tvm.planning.speeds import simulated_link, slowest_link
 from decnn_tvm.profiling.profile import Profile, plan_sha256
 from decnn_tvm.runtime.credentials import COORDINATOR
-from decnn_tvm.simulation import Device, Link, Machines, Outcome, simulate
+from decnn_tvm.simulation import Device, Machines, Outcome, simulate
 from decnn_tvm.transfers import HOST
 
 
@@ -52,12 +53,9 @@ def profiled_machines(profile: Profile) -> Machines:
     """Return the cluster that a profile is of, as the simulator sees it."""
     ranks = {COORDINATOR: HOST, **{w.name: rank for rank, w in enumerate(profile.workers)}}
     links = {
-        (ranks[link.between[0]], ranks[link.between[1]]): Link(
-            bytes_per_second=link.bytes_per_second, latency_seconds=link.latency_seconds
-        )
+        (ranks[link.between[0]], ranks[link.between[1]]): simulated_link(link)
         for link in profile.links
     }
-    usual = min(links.values(), key=lambda link: link.bytes_per_second)
     host, *devices = (
         Device(
             name=worker.name,
@@ -67,4 +65,4 @@ def profiled_machines(profile: Profile) -> Machines:
         )
         for worker in (profile.coordinator, *profile.workers)
     )
-    return Machines(devices=tuple(devices), link=usual, host=host, links=links)
+    return Machines(devices=tuple(devices), link=slowest_link(profile), host=host, links=links)

@@ -144,8 +144,7 @@ def _coordinator(profile: Profile | None) -> Device:
 def _usual_link(cluster: ClusterFile, profile: Profile | None) -> Link:
     """Return what holds for pairs that nothing else is known of."""
     if profile is not None and profile.links:
-        slowest = min(profile.links, key=lambda link: link.bytes_per_second)
-        return _measured(slowest)
+        return slowest_link(profile)
     stated = next((link for link in cluster.links if link.between is None), None)
     if stated is None:
         return DEFAULT_LINK
@@ -164,9 +163,15 @@ def _links(cluster: ClusterFile, profile: Profile | None) -> dict[tuple[int, int
     for seen in profile.links if profile is not None else ():
         one, other = (ranks[name] for name in seen.between)
         links.pop((other, one), None)
-        links[one, other] = _measured(seen)
+        links[one, other] = simulated_link(seen)
     return links
 
 
-def _measured(link: LinkProfile) -> Link:
+def slowest_link(profile: Profile) -> Link:
+    """Return the measured link of the least bandwidth, for pairs that were not measured."""
+    return simulated_link(min(profile.links, key=lambda link: link.bytes_per_second))
+
+
+def simulated_link(link: LinkProfile) -> Link:
+    """Return a measured link as the simulator sees it."""
     return Link(bytes_per_second=link.bytes_per_second, latency_seconds=link.latency_seconds)

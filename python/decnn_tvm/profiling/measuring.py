@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from decnn_tvm.doctor.link_checks import LinkProber
+from decnn_tvm.doctor.link_checks import LinkProber, measured_links
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.package import Package
 from decnn_tvm.profiling.profile import (
@@ -172,17 +172,17 @@ def _message_costs(speeds: Speeds, rank: int) -> tuple[float, float]:
 
 
 def _links(speeds: Speeds, names: Mapping[int, str]) -> Iterator[LinkProfile]:
-    """Yield a link for each two machines: the worse of both directions."""
-    for one, other in speeds:
-        if one < other:
-            ways = (speeds[one, other], speeds[other, one])
-            processors = sum(way.seconds_per_message for way in ways)
-            latency = max(way.latency for way in ways)
-            yield LinkProfile(
-                between=(names[one], names[other]),
-                bytes_per_second=min(way.bandwidth for way in ways) / 8,
-                latency_seconds=max(0.0, latency - processors),
-            )
+    """Yield a link for each two machines, without what their processors take of the latency."""
+    named = {(names[one], names[other]): speed for (one, other), speed in speeds.items()}
+    for link in measured_links(named):
+        assert link.between is not None
+        there, back = named[link.between], named[link.between[::-1]]
+        processors = there.seconds_per_message + back.seconds_per_message
+        yield LinkProfile(
+            between=link.between,
+            bytes_per_second=link.bandwidth / 8,
+            latency_seconds=max(0.0, link.latency - processors),
+        )
 
 
 def _stage_profiles(

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from decnn_tvm.assignment import owners_of_sample, turn_order
-from decnn_tvm.plan import Indices, Plan, holds
+from decnn_tvm.plan import Indices, Plan
 from decnn_tvm.runtime.arrivals import Look
-from decnn_tvm.runtime.steps import Move, moves_of, stages_of, steps_of, uses_of
+from decnn_tvm.runtime.steps import Move, moves_of, padding_moves, stages_of, steps_of, uses_of
 from decnn_tvm.transfers import HOST
 
 
@@ -73,11 +73,7 @@ class Route:
                 for move in moves
                 for transfer in (*move.outgoing, *move.incoming)
             },
-            padding=tuple(
-                move
-                for move in moves
-                if not move.incoming and holds(values[move.target].placement, groups)
-            ),
+            padding=padding_moves(plan, moves, groups),
         )
 
 

@@ -206,6 +206,15 @@ def _settle(name: str, moves: Sequence[Move], steps: list[Step], ready: set[str]
                 _settle(move.target, moves, steps, ready)
 
 
+def padding_moves(plan: Plan, moves: Iterable[Move], groups: Indices) -> tuple[Move, ...]:
+    """Return the movements that bring the owner of `groups` padding alone."""
+    return tuple(
+        move
+        for move in moves
+        if not move.incoming and holds(plan.value(move.target).placement, groups)
+    )
+
+
 def uses_of(plan: Plan, moves: Iterable[Move], stages: Iterable[int]) -> dict[str, int]:
     """Return how often a rank reads each value for one sample, to free it afterwards.
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from decnn_tvm.assignment import owners_of_sample
 from decnn_tvm.errors import PackageError
-from decnn_tvm.plan import Indices, Plan, holds, nbytes
-from decnn_tvm.runtime.steps import Move, all_moves, check_host, stages_of, uses_of
+from decnn_tvm.plan import Indices, Plan, nbytes
+from decnn_tvm.runtime.steps import Move, all_moves, check_host, padding_moves, stages_of, uses_of
 from decnn_tvm.runtime.wire import HEADER_BYTES
 from decnn_tvm.transfers import HOST, check_assignment, payload_bytes
 
@@ -175,11 +175,7 @@ def _script(
         aliases=frozenset(
             move.index for move in moves if {t.source for t in move.incoming} == {rank}
         ),
-        padding=tuple(
-            index[move.target]
-            for move in moves
-            if not move.incoming and holds(plan.value(move.target).placement, groups)
-        ),
+        padding=tuple(index[move.target] for move in padding_moves(plan, moves, groups)),
     )
     _check_complete(plan, script)
     return script

@@ -12,7 +12,7 @@ import logging
 from tvm import rpc
 from tvm.support.popen_pool import PopenPoolExecutor
 
-from decnn_tvm.errors import ClusterError
+from decnn_tvm.errors import ClusterError, last_line
 from decnn_tvm.runtime.tuning_process import DESCRIBE
 from decnn_tvm.targets import CpuTarget
 from decnn_tvm.tuning.tracker import Tracker
@@ -47,7 +47,7 @@ def check_board(
         described = question.result()
     except Exception as error:  # whatever RPC raises, or that it took too long
         raise ClusterError(
-            f"{name} does not answer ({_last_line(error)}). The tracker gives out the address that "
+            f"{name} does not answer ({last_line(error)}). The tracker gives out the address that "
             "the board listens on: is it reached from here, or is its tunnel closed?"
         ) from error
     if not described:
@@ -74,7 +74,3 @@ def _describe(host: str, port: int, key: str, timeout: int) -> str:
     except Exception:  # a plain RPC server: any class that RPC raises
         return ""
     return str(ask())
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

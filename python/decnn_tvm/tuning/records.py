@@ -23,7 +23,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.schedule import ScheduleError
 
-from decnn_tvm.errors import RecordsError
+from decnn_tvm.errors import RecordsError, last_line
 from decnn_tvm.schedules.apply import is_layer
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Records:
         except Exception as error:  # whatever TVM makes of what is in there
             raise RecordsError(
                 f"{self.folder}: not a MetaSchedule database of this TVM "
-                f"({_last_line(error)}). Use another folder."
+                f"({last_line(error)}). Use another folder."
             ) from error
         self._times: dict[_Layer, dict[str, list[float]]] = defaultdict(dict)
         self._traces: dict[str, s_tir.schedule.Trace] = {}
@@ -106,7 +106,7 @@ class Records:
             self._database.commit_tuning_record(record)
         except Exception as error:  # a full disk, a folder that went
             raise RecordsError(
-                f"{self.folder}: a record can't be written ({_last_line(error)})"
+                f"{self.folder}: a record can't be written ({last_line(error)})"
             ) from error
 
     def copy_best(self, destination: Records) -> None:
@@ -189,7 +189,7 @@ def _replay(func: tirx.PrimFunc, trace: s_tir.schedule.Trace, name: str) -> tirx
     try:
         trace.apply_to_schedule(sch, remove_postproc=False)
     except (ScheduleError, ValueError, RuntimeError) as error:
-        logger.warning("the record of %s does not fit it: %s", name, _last_line(error))
+        logger.warning("the record of %s does not fit it: %s", name, last_line(error))
         return None
     return sch.mod["main"]
 
@@ -222,7 +222,7 @@ def _check_lines(path: Path) -> None:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordsError(f"{path}: unreadable ({_last_line(error)})") from error
+        raise RecordsError(f"{path}: unreadable ({last_line(error)})") from error
     for number, line in enumerate(lines, 1):
         try:
             entry: Any = json.loads(line)
@@ -232,7 +232,3 @@ def _check_lines(path: Path) -> None:
             ) from error
         if not isinstance(entry, list):
             raise RecordsError(f"{path}: line {number} is no tuning record. Use another folder.")
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
