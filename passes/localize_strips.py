@@ -81,8 +81,8 @@ def _windowed(
 
 
 def _summand(call: relax.Call, data: relax.Expr, builder: relax.BlockBuilder) -> relax.Expr:
-    keeps = not is_call(call, "relax.mean") and not is_call(call, "relax.sum")
-    total = relax.op.sum(data, [2, 3], keepdims=keeps or bool(call.attrs.keepdims))
+    keeps = is_call(call, "relax.nn.adaptive_avg_pool2d") or bool(call.attrs.keepdims)
+    total = relax.op.sum(data, [2, 3], keepdims=keeps)
     if is_call(call, "relax.sum"):
         return total
     elements = math.prod(static_shape(call.args[0])[2:])

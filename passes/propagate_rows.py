@@ -11,7 +11,6 @@ of their terms. Runs where `PropagatePlacement` would.
 from __future__ import annotations
 
 import tvm
-from tvm import relax
 
 from decnn_tvm.errors import PartitionError
 from decnn_tvm.passes.lift_weights import LiftWeights
@@ -52,17 +51,13 @@ class PropagateRows:
 
 def _check_inputs(found: Inference) -> None:
     """Raise where a device would get nothing of an input, so that nothing told it to begin."""
-    for (var, target), _ in found.movements.items():
+    for var, target in found.movements:
         if found.placements[var] != Host() or not isinstance(target, Strips):
             continue
         rows = static_shape(var)[target.axis]
         used = [g for g in range(found.groups) if {*held(target, rows, (g,))} != {PAD}]
         if len(used) < found.groups:
             raise PartitionError(
-                f"PropagateRows: {found.groups} strips of the {rows} rows of {_name(var)!r}; only "
+                f"PropagateRows: {found.groups} strips of the {rows} rows of {var.name!r}; only "
                 f"{len(used)} would hold any. Use at most {len(used)} workers."
             )
-
-
-def _name(var: relax.Var) -> str:
-    return str(var.name)

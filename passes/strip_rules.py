@@ -87,6 +87,8 @@ def _elementwise(
 ) -> Decision | str:
     """Elementwise with broadcasting: row y of the result comes from row y of the operands."""
     shape = static_shape(call)
+    if len(shape) != 4:
+        return f"a result of shape {shape}"
     own = own_strips(shape[ROWS], context)
     operands: dict[int, Placement] = {}
     for i, arg in enumerate(args):
@@ -188,6 +190,8 @@ def _along_another_axis(
             axes = sliced_axes(call)
         except AttributeError:
             return "computed slice"
+    elif any(arg is not None and arg.placement is not None for arg in args[1:]):
+        return "computed indices"
     else:
         axes = {2 if call.attrs.axis is None else int(call.attrs.axis) % 4}
     if ROWS in axes or len(static_shape(call)) != 4:

@@ -20,7 +20,6 @@ from decnn_tvm.plan import PAD, Host, Owned, Partial, Plan, Replicated, Sharded,
 
 Array = npt.NDArray[Any]
 GARBAGE = 7.5
-PADDING = {"any": GARBAGE, "zero": 0.0, "lowest": -np.inf}
 HOST = "host"
 
 
@@ -116,7 +115,7 @@ class Devices:
                 indices = np.array(_held(placement, groups, value.shape[placement.axis]))
                 part = whole.take(np.maximum(indices, 0), placement.axis)
                 at_padding = (slice(None),) * placement.axis + (indices == PAD,)
-                part[at_padding] = PADDING[getattr(placement, "padding", "any")]
+                part[at_padding] = _padding(placement, part.dtype)
                 result[device] = np.ascontiguousarray(part)
         return result
 
@@ -130,6 +129,13 @@ def machine(module: tvm.IRModule) -> relax.VirtualMachine:
     bare = module.without_attr("decnn.weights").without_attr("decnn.plan")
     target = tvm.target.Target({"kind": "llvm", "num-cores": 1, "opt-level": 1})
     return relax.VirtualMachine(tvm.compile(bare, target=target), tvm.cpu())
+
+
+def _padding(placement: Sharded | Strips, dtype: np.dtype[Any]) -> float:
+    kind = placement.padding if isinstance(placement, Strips) else "any"
+    if kind == "lowest":
+        return -np.inf if dtype.kind == "f" else int(np.iinfo(dtype).min)
+    return 0.0 if kind == "zero" else GARBAGE
 
 
 def _held(placement: Sharded | Strips, groups: Sequence[int], extent: int) -> list[int]:

@@ -94,6 +94,12 @@ def test_a_failure_keeps_the_older_package(dense, tmp_path, monkeypatch):
         ({"shares": ()}, "at least 1"),
         ({"shares": (2, 0)}, "at least 1"),
         ({"workers": 2, "wire": "int3"}, "int3"),
+        ({"workers": 2, "strategy": "columns"}, "'columns'; expected one of"),
+        ({"strategy": "rows"}, "to be split by 'rows'.*workers=N"),
+        ({"strategy": "single", "workers": 2}, "'single' is one worker's"),
+        ({"strategy": "pipeline", "workers": 2, "row_tiles": 2}, "row_tiles=2"),
+        ({"strategy": "pipeline", "workers": 500}, "500 stages asked for"),
+        ({"strategy": "rows", "workers": 40}, "40 strips of the .* rows"),
     ],
 )
 def test_what_a_dense_network_cannot_be_split_into(dense, tmp_path, options, message):

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from tvm.relax import op
 from tvm.relax.op import nn
 
+from decnn_tvm.calibration import calibrate
 from decnn_tvm.errors import PartitionError
 from decnn_tvm.passes import CutPipeline, KeepWhole, SplitStages
 from decnn_tvm.passes.split_stages import plan_of
@@ -42,6 +44,23 @@ def test_a_pipeline_computes_the_same(assignment):
     mod = SplitStages()(CutPipeline(stages=3)(NET))
     devices = Devices(plan_of(mod), dict.fromkeys((1, 2), mod), assignment)
     assert_close(next(iter(devices.run(x=x).values())), run(NET, x)[0])
+
+
+@pytest.mark.parametrize(
+    ("wire", "calibrated"), [("float16", False), ("int8", True), ("int8", False)]
+)
+def test_narrow_messages(wire, calibrated):
+    x, spread = drawn(1, 4, 7, 5), CutPipeline(stages=3)(NET)
+    limits = calibrate(spread, [x], "max") if calibrated else {}
+    mod = SplitStages(wire=wire, limits=limits)(spread)
+    plan = plan_of(mod)
+    sent = [m for m in plan.movements if m.kind == "point_to_point"]
+    scales = [] if calibrated or wire != "int8" else ["float32"]
+    assert {m.wire for m in sent} == {"uint8" if wire == "int8" else wire, *scales}
+    assert all(w.group is not None for w in plan.weights)
+    ours = next(iter(Devices(plan, {1: mod}, [(0,), (1,), (2,)]).run(x=x).values()))
+    assert_close(ours, run(NET, x)[0], 0.02)
+    assert not np.array_equal(ours, run(NET, x)[0])
 
 
 def test_layers_are_cut_and_skips_go_straight():

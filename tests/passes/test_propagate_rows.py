@@ -3,13 +3,16 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from tvm.relax import op
 from tvm.relax.op import nn
 
+from decnn_tvm.calibration import rounded_values
 from decnn_tvm.errors import PartitionError
 from decnn_tvm.passes import PropagateRows, SplitStages
 from decnn_tvm.passes.split_stages import plan_of
+from decnn_tvm.passes.stage_graph import StageGraph
 from decnn_tvm.plan import Host, Strips
 from tests.modules import assert_close, drawn, network, run
 from tests.simulated_devices import Devices
@@ -168,6 +171,36 @@ def test_dense_layers_are_split_by_the_features_of_rows():
     assert [kind for kind, _ in moves] == ["input", "halo", "output"]
     weight = plan.weight("v")
     assert weight.combine == "concat" and weight.shape == (3 * 4 * 6, 2)  # 3 rows of 5 in each half
+
+
+def maxima(emit, x, w):
+    """A layer whose values, some below zero, go to a pool beside padding, and a rectified one."""
+    y = emit(nn.max_pool2d(emit(nn.conv2d(x, w)), (3, 3), padding=(1, 1)))
+    return nn.max_pool2d(emit(nn.relu(y)), (3, 3), padding=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("wire", "calibrated", "wires"),
+    [
+        ("float16", False, ["float16", "float16"]),
+        ("int8", True, ["int8", "uint8"]),
+        ("int8", False, ["float32", "uint8", "float32"]),  # rows that are not sent have no scale
+    ],
+)
+def test_narrow_halos(wire, calibrated, wires):
+    net, x = network(maxima, (1, 3, 9, 6), weights=ONE), drawn(1, 3, 9, 6)
+    spread = PropagateRows(strips=2)(net)
+    limits = {}
+    if calibrated:
+        found = StageGraph(spread["main"], "int8")
+        limits = {v.name: np.full(4, 8.0, "float32") for v in rounded_values(found)}
+    mod = SplitStages(wire=wire, limits=limits)(spread)
+    plan = plan_of(mod)
+    assert [m.wire for m in plan.movements if m.kind == "halo"] == wires
+    ours = next(iter(Devices(plan, {1: mod}, [(0,), (1,)]).run(x=x).values()))
+    expected = run(net, x)[0]
+    assert 0 < np.abs(ours - expected).max() <= 8 / 127
+    assert np.abs(expected).max() > 1
 
 
 def test_bad_numbers_are_refused():

@@ -50,6 +50,15 @@ def test_a_group_goes_where_its_weights_are_stored() -> None:
     assert deal(both, 4, (2, 2)) == {0: (0, 3), 1: (1, 2)}
 
 
+def test_row_strips_of_a_member_are_neighbours() -> None:
+    left = [member(0, (0, 1)), member(2, (3,))]
+    assert reassign(left, 4, neighbours=True) == {0: (0, 1), 2: (2, 3)}
+    left = [member(0, (0,)), member(2, (2,)), member(3, (3,))]
+    assert reassign(left, 4, neighbours=True) == {0: (0, 1), 2: (2,), 3: (3,)}
+    slow = [member(0, (0,), seconds=3.0), member(1, (1,)), member(2, (2, 3))]
+    assert reassign(slow, 4, neighbours=True) == {0: (), 1: (0, 1), 2: (2, 3)}
+
+
 def test_a_slow_device_gets_fewer_groups() -> None:
     assert choose_counts([member(0), member(1, seconds=3.0)], 4) == (3, 1)
     four = [member(rank, (rank,), seconds=5.0 if rank == 2 else 1.0) for rank in range(4)]

@@ -36,6 +36,15 @@ def test_a_device_that_stays_slow_is_noticed() -> None:
     assert reassign(with_speeds(MEMBERS, trend.seconds), 4) == {0: (0, 1, 3), 1: (2,)}
 
 
+def test_a_replica_takes_as_long_with_any_number_of_turns() -> None:
+    start = observe(Trend(0.0), {r: Reading(0, 0.0) for r in range(2)}, MEMBERS, 0.0)
+    count = WINDOW_SAMPLES
+    readings = {r: Reading(count, count * 0.5) for r in range(2)}
+    trend = observe(start, readings, MEMBERS, WINDOW_SECONDS, whole=True)
+    assert trend.seconds == {0: 0.5, 1: 0.5}
+    assert observe(start, readings, MEMBERS, WINDOW_SECONDS).seconds == {0: 0.25, 1: 0.25}
+
+
 def test_a_short_delay_is_not() -> None:
     slow, usual = (0.01, 0.03), (0.01, 0.01)
     assert not after([slow] * (WINDOWS - 1) + [usual] + [slow] * (WINDOWS - 1)).settled
