@@ -28,13 +28,13 @@ class Reader:
 
     def get(self, enough: int) -> Future[Message | WireError | None]:
         waits = threading.Event()
-        predicate = self.inbox._is_enough
+        holds = self.inbox._holds
 
-        def watched() -> bool:
+        def watched(count: int) -> bool:
             waits.set()
-            return predicate()
+            return holds(count)
 
-        self.inbox._is_enough = watched  # type: ignore[method-assign]
+        self.inbox._holds = watched  # type: ignore[method-assign]
         call = self._pool.submit(self.inbox.get, LONG, enough)
         assert waits.wait(LONG)
         return call
@@ -82,3 +82,5 @@ def test_a_failure_is_told_at_once_behind_what_came_before(reader: Reader, item)
     assert call.result(LONG) is before
     assert reader.inbox.get(LONG, 5) is item
     assert reader.inbox.get(SHORT, 5) is None
+    reader.inbox.put(before)
+    assert not reader.inbox._holds(5)
