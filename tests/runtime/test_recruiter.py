@@ -10,6 +10,9 @@ from decnn_tvm.errors import ClusterError
 from decnn_tvm.runtime.mate import Mate
 from decnn_tvm.runtime.recruiter import FIRST_PAUSE, LONGEST_PAUSE, STEADY, Recruiter, pause
 
+SILENCE = 2.0
+SOUND = STEADY * SILENCE
+
 
 class Worker:
     def __init__(self) -> None:
@@ -43,7 +46,7 @@ def outside() -> Outside:
 
 @pytest.fixture
 def recruiter(outside: Outside) -> Iterator[Recruiter]:
-    made = Recruiter(outside.enlist)
+    made = Recruiter(outside.enlist, SILENCE)
     yield made
     made.close()
 
@@ -68,7 +71,7 @@ def test_pauses_grow_and_a_worker_that_comes_back_is_taken_in(recruiter, outside
     recruiter.lost(1, 0.0)
     assert recruiter.arrived(FIRST_PAUSE / 2) == {} and recruiter._lost[1].attempt is None
     assert attempt(recruiter, outside, FIRST_PAUSE) == {}
-    assert recruiter._lost[1].due == FIRST_PAUSE + pause(1)
+    assert recruiter._lost[1].due == FIRST_PAUSE + pause(FIRST_PAUSE)
     outside.mate = mate()
     assert attempt(recruiter, outside, 10.0) == {1: outside.mate}
     assert recruiter.arrived(100.0) == {}
@@ -77,22 +80,38 @@ def test_pauses_grow_and_a_worker_that_comes_back_is_taken_in(recruiter, outside
 def test_a_worker_that_stays_is_tried_at_once_the_next_time(recruiter, outside) -> None:
     outside.mate = mate()
     recruiter.lost(1, 0.0)
-    assert attempt(recruiter, outside, 1.0)
-    recruiter.lost(1, 1.0 + STEADY / 2)  # it did not stay
-    assert recruiter._lost[1].due == 1.0 + STEADY / 2 + pause(1)
+    assert attempt(recruiter, outside, 2.0)
+    recruiter.lost(1, 2.0 + SOUND / 2)  # it did not stay
+    assert recruiter._lost[1].due == 2.0 + SOUND / 2 + pause(2.0 + SOUND / 2) > 5.0
     assert attempt(recruiter, outside, 10.0)
-    recruiter.lost(1, 10.0 + STEADY)
-    assert recruiter._lost[1].due == 10.0 + STEADY + pause(0)
+    recruiter.lost(1, 10.0 + SOUND)  # less than its last pause
+    assert recruiter._lost[1].due == 10.0 + SOUND + pause(10.0 + SOUND)
+    assert attempt(recruiter, outside, 20.0)
+    recruiter.lost(1, 20.0 + pause(20.0))
+    assert recruiter._lost[1].due == 20.0 + pause(20.0) + FIRST_PAUSE
+
+
+def test_how_soon_a_loss_is_noticed_does_not_keep_a_worker_away(recruiter, outside) -> None:
+    outside.mate = mate()
+    for noticed in (0.1, 0.4, 1.0):
+        now = 100.0
+        recruiter.lost(1, now)
+        while now < 102.5:
+            now = recruiter._lost[1].due
+            assert attempt(recruiter, outside, now)
+            recruiter.lost(1, now := now + noticed)
+        assert now < 102.5 + 2.5 / 2 + noticed
+        recruiter.forget(1)
 
 
 def test_pauses_have_an_end() -> None:
-    assert [pause(n) for n in range(3)] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
-    assert pause(1000) == LONGEST_PAUSE
+    assert pause(0.0) == FIRST_PAUSE and pause(1e9) == LONGEST_PAUSE
+    assert FIRST_PAUSE < pause(1.0) < pause(2.0) < 2.0
 
 
 @pytest.mark.parametrize("way", ["close", "forget"])
 def test_who_comes_back_too_late_is_let_go(outside, way: str) -> None:
-    recruiter = Recruiter(outside.enlist)
+    recruiter = Recruiter(outside.enlist, SILENCE)
     outside.mate = mate()
     recruiter.lost(1, 0.0)
     assert recruiter.arrived(1.0) == {}

@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import pytest
 import zmq
 
+from decnn_tvm.runtime import sender
 from decnn_tvm.runtime.curve import Door
-from decnn_tvm.runtime.heartbeat import Watch
+from decnn_tvm.runtime.heartbeat import Pulse, Watch
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.sender import Sender
 from decnn_tvm.runtime.traffic import Traffic
@@ -78,6 +80,25 @@ def test_a_heartbeat_waits_for_no_data_and_counts_what_left_before(line: Line) -
             assert sent == kinds.count(1)
         kinds.append(message.header.movement)
     assert HEARTBEAT in kinds[:-1]
+
+
+def test_a_heartbeat_goes_along_with_a_message(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A period so long that no heartbeat but the first comes by itself, and any later one may ride.
+    line.watch.policy = Policy(beat=60.0, silence=300.0, orphan=300.0)
+    monkeypatch.setattr(sender, "RIDE", 0.0)
+    line.watch.begin(OWN, [1])
+    line.sender.meet({1: line.address})
+    assert line.receive().header.movement == HEARTBEAT
+    # One that finds no room is left out, so it may take more than one message.
+    deadline, sent = time.monotonic() + 30.0, 0
+    while not line.pull.poll(20):
+        assert time.monotonic() < deadline
+        line.send(sent, size=1)
+        assert line.receive().header.sample == sent
+        sent += 1
+    beat = line.receive()
+    assert beat.header.movement == HEARTBEAT
+    assert Pulse.decode(b"".join(beat.payload)).sent == sent > 0
 
 
 def test_what_waits_is_dropped_with_its_epoch(line: Line) -> None:

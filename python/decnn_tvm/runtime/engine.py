@@ -122,15 +122,22 @@ class Link:
         yield from encode(header, out.payload)
         counters.note("send", out.sample, str(executor.plan.movements[out.movement]), start)
 
-    def receive(self, timeout: float) -> Message | None:
+    def receive(self, timeout: float, enough: int = 1) -> Message | None:
         """Return the next message of this deployment, or None after `timeout` seconds.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds.
+        enough : int
+            Messages that the caller needs; for fewer it need not be woken before the time is up.
 
         Raises
         ------
         WireError
             A message could not be sent, or one of a later epoch came.
         """
-        while (message := self._transport.receive(timeout)) is not None:
+        while (message := self._transport.receive(timeout, enough)) is not None:
             if isinstance(message, WireError):
                 raise message
             header = message.header

@@ -74,7 +74,7 @@ class Fleet:
         self._resync = ""
         self._trend = Trend(time.monotonic())
         self._looked = 0.0
-        self._recruiter = Recruiter(self._win_back)
+        self._recruiter = Recruiter(self._win_back, policy.silence)
 
     @property
     def names(self) -> Sequence[str]:

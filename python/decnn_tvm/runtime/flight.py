@@ -70,10 +70,13 @@ class Flight:
         """Return the ranks whose part of a sample has not come."""
         return self._executor.missing(sample)
 
-    def receive(self, timeout: float) -> Message | WireError | None:
-        """Return the next message, why it is unusable, or None after `timeout` seconds."""
+    def receive(self, sample: int, timeout: float) -> Message | WireError | None:
+        """Return the next message, why it is unusable, or None after `timeout` seconds.
+
+        A result of `sample` is waited for: there can be none before all that miss are heard.
+        """
         try:
-            return self._link.receive(timeout)
+            return self._link.receive(timeout, max(1, len(self.missing(sample))))
         except WireError as error:
             return error
 

@@ -109,7 +109,7 @@ class _SteppingTransport:
         """Send a message to a device."""
         self._own.send(target, frames)
 
-    def receive(self, timeout: float) -> Message | WireError | None:
+    def receive(self, timeout: float, enough: int = 1) -> Message | WireError | None:
         """Return the next message; step the devices until there is one."""
         while (message := self._own.receive(0.0)) is None:
             if not any([engine.step(0.0) for engine in self._engines]):

@@ -18,11 +18,13 @@ from decnn_tvm.runtime.mate import Mate
 
 logger = logging.getLogger(__name__)
 
-FIRST_PAUSE = 0.25
-LONGEST_PAUSE = 30.0
-STEADY = 3.0
-"""Seconds after which a worker that has come back counts as sound again, if its last pause was not
-longer: a fault that is still there shows sooner."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0
+PATIENCE = 0.5
+"""Part of the time since a worker was lost that passes before it is tried again: it is back when
+its trouble has lasted half as long again, however soon its loss is noticed each time."""
+STEADY = 1.5
+"""Times `decnn_tvm.runtime.policy.Policy.silence`: a worker that has come back and stays so long is
+sound again, if it was not gone for long. A link that is still cut shows within one silence."""
 ATTEMPTS = 2
 """Attempts at once."""
 
@@ -33,9 +35,9 @@ class _Lost:
     attempt: Future[Mate] | None = None
 
 
-def pause(failures: int) -> float:
-    """Return the seconds to wait after so many failures on end."""
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures, 30))
+def pause(seconds: float) -> float:
+    """Return the seconds to wait where a worker's trouble has lasted so long."""
+    return min(LONGEST_PAUSE, max(FIRST_PAUSE, PATIENCE * seconds))
 
 
 class Recruiter:
@@ -46,27 +48,29 @@ class Recruiter:
     enlist : callable
         ``enlist(rank, cancelled)`` gives the worker with an open session and its files; runs in a
         thread of this object.
+    silence : float
+        Seconds in which the loss of a worker is noticed, at most.
     """
 
-    def __init__(self, enlist: Callable[[int, threading.Event], Mate]) -> None:
-        self._enlist = enlist
+    def __init__(self, enlist: Callable[[int, threading.Event], Mate], silence: float) -> None:
+        self._enlist, self._steady = enlist, STEADY * silence
         self._cancelled = threading.Event()
         self._pool = ThreadPoolExecutor(ATTEMPTS, thread_name_prefix="decnn-recruit")
         self._lost: dict[int, _Lost] = {}
-        self._failures: dict[int, int] = {}
+        self._since: dict[int, float] = {}
         self._arrived_at: dict[int, float] = {}
 
     def lost(self, rank: int, now: float) -> None:
         """Note that a worker is lost."""
-        failures = self._failures.get(rank, -1) + 1
-        steady = max(STEADY, pause(failures - 1)) if failures else 0.0
-        if now - self._arrived_at.get(rank, now - steady) >= steady:
-            failures = 0
-        self._failures[rank] = failures
-        self._lost[rank] = _Lost(now + pause(self._failures[rank]))
+        since, arrived = self._since.get(rank, now), self._arrived_at.get(rank, now)
+        if now - arrived >= max(self._steady, pause(arrived - since)):
+            since = now
+        self._since[rank] = since
+        self._lost[rank] = _Lost(now + pause(now - since))
 
     def forget(self, rank: int) -> None:
         """Try a worker no more: it has come back otherwise."""
+        self._since.pop(rank, None)
         lost = self._lost.pop(rank, None)
         if lost is not None and lost.attempt is not None:
             lost.attempt.add_done_callback(_let_go)
@@ -98,8 +102,7 @@ class Recruiter:
             mate = attempt.result()
         except (DecnnError, OSError) as error:
             logger.info("worker %d is not back: %s", rank, error)
-            self._failures[rank] = self._failures.get(rank, 0) + 1
-            self._lost[rank] = _Lost(now + pause(self._failures[rank]))
+            self._lost[rank] = _Lost(now + pause(now - self._since[rank]))
             return None
         del self._lost[rank]
         self._arrived_at[rank] = now

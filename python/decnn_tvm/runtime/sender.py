@@ -8,6 +8,7 @@ otherwise waits for a small message of an old sample behind large ones of younge
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import math
@@ -25,13 +26,18 @@ from decnn_tvm.runtime.curve import Door
 from decnn_tvm.runtime.heartbeat import Watch
 from decnn_tvm.runtime.traffic import Traffic
 from decnn_tvm.runtime.wire import Buffer, WireError
+from decnn_tvm.transfers import HOST
 
 LINGER_MS = 500
 """What was sent before `close` has so long to leave."""
 SOCKET_BYTES = 128 << 10
 """Asked of the kernel for each peer, which takes twice that: a gigabit for 2 ms."""
-AHEAD = 1
-"""Messages that ZeroMQ holds for a peer besides the one that it is writing."""
+AHEAD, AHEAD_OF_HOST = 1, 2
+"""Messages that ZeroMQ holds for a peer besides the one that it is writing. On the links of the
+coordinator nothing has to be overtaken, and a heartbeat finds room behind a message."""
+RIDE = 0.5
+"""Part of a heartbeat's period after which it goes along with a message: to wake a thread for a
+heartbeat alone costs several times what the heartbeat itself does, at both ends."""
 
 
 @dataclass(slots=True)
@@ -42,12 +48,18 @@ class Peer:
     ----------
     beat : bool
         Whether a heartbeat is due.
+    beaten : float
+        When the last one was.
+    spacious : bool
+        Whether ZeroMQ has room for a heartbeat behind a message.
     """
 
     address: str
     push: zmq.Socket[bytes]
+    spacious: bool
     waiting: list[tuple[int, int, Iterable[Buffer]]] = field(default_factory=list)
     beat: bool = False
+    beaten: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +143,13 @@ class Sender:
             os.eventfd_write(self._bell, 1)
 
     def _run(self) -> None:
-        beat, end = time.monotonic(), float("inf")
+        end = float("inf")
         while (now := time.monotonic()) < end:
-            if now >= beat:
-                beat += self._watch.policy.beat + max(0.0, now - beat)
-                self._make_due()
+            due = self._make_due(now)
             blocked = self._hand_over()
             if end != float("inf") and not blocked:
                 return
-            item = self._wait(blocked, min(beat, end) - time.monotonic())
+            item = self._wait(blocked, min(due, end) - time.monotonic())
             if isinstance(item, _Message):
                 self._put(item)
             elif isinstance(item, _Peers):
@@ -147,10 +157,15 @@ class Sender:
             elif isinstance(item, _End):
                 end = time.monotonic() + LINGER_MS / 1e3
 
-    def _make_due(self) -> None:
-        for rank in self._watch.listeners():
-            if rank in self._peers:
-                self._peers[rank].beat = True
+    def _make_due(self, now: float) -> float:
+        """Note which heartbeats are due; return when to look again."""
+        period = self._watch.policy.beat
+        peers = [self._peers[rank] for rank in self._watch.listeners() if rank in self._peers]
+        if any(now >= peer.beaten + period for peer in peers):
+            for peer in peers:
+                if now >= peer.beaten + RIDE * period:
+                    peer.beat, peer.beaten = True, now
+        return min((peer.beaten for peer in peers), default=now) + period
 
     def _put(self, message: _Message) -> None:
         peer = self._peers.get(message.target)
@@ -176,16 +191,24 @@ class Sender:
 
     def _send_one(self, rank: int, peer: Peer) -> None:
         if peer.beat:
-            parts = list(self._watch.beat(rank))
-            peer.push.send_multipart(parts, flags=zmq.NOBLOCK, copy=False)
-            peer.beat = False
-        else:
-            order, number, frames = peer.waiting[0]
-            parts = list(frames)  # an iterator is read here, late: it computes the checksum
-            peer.waiting[0] = (order, number, parts)
-            peer.push.send_multipart(parts, flags=zmq.NOBLOCK, copy=False)
-            heapq.heappop(peer.waiting)
-            self._watch.wrote(rank)
+            self._send_beat(rank, peer)
+            return
+        order, number, frames = peer.waiting[0]
+        parts = list(frames)  # an iterator is read here, late: it computes the checksum
+        peer.waiting[0] = (order, number, parts)
+        peer.push.send_multipart(parts, flags=zmq.NOBLOCK, copy=False)
+        heapq.heappop(peer.waiting)
+        self._watch.wrote(rank)
+        self._traffic.note_sent(rank, parts)
+        rides = peer.spacious and not peer.waiting and rank in self._watch.listeners()
+        if rides and time.monotonic() >= peer.beaten + RIDE * self._watch.policy.beat:
+            with contextlib.suppress(zmq.Again):
+                self._send_beat(rank, peer)
+
+    def _send_beat(self, rank: int, peer: Peer) -> None:
+        parts = list(self._watch.beat(rank))
+        peer.push.send_multipart(parts, flags=zmq.NOBLOCK, copy=False)
+        peer.beat, peer.beaten = False, time.monotonic()
         self._traffic.note_sent(rank, parts)
 
     def _wait(self, blocked: list[Peer], seconds: float) -> _Given | None:
@@ -222,9 +245,11 @@ class Sender:
         for rank, address in addresses.items():
             if rank not in self._peers:
                 push = self._context.socket(zmq.PUSH)
-                push.setsockopt(zmq.SNDHWM, AHEAD)
+                # Between workers, one of whose peers is the coordinator.
+                crowded = rank != HOST and HOST in addresses
+                push.setsockopt(zmq.SNDHWM, AHEAD if crowded else AHEAD_OF_HOST)
                 push.setsockopt(zmq.SNDBUF, SOCKET_BYTES)
                 push.setsockopt(zmq.LINGER, LINGER_MS)
                 self._door.dial(push, address)
-                self._peers[rank] = Peer(address, push)
+                self._peers[rank] = Peer(address, push, not crowded)
         self._watch.restart_counts()

@@ -234,14 +234,14 @@ class Session:
                 result = self._flight.result(sample)
                 if result is not None:
                     return result if len(result) > 1 else result[self.plan.outputs[0]]
-                if self._pump():
+                if self._pump(sample):
                     deadline = time.monotonic() + self._timeout
                 elif time.monotonic() > deadline:
                     self._time_out(sample)
 
-    def _pump(self) -> bool:
+    def _pump(self, sample: int) -> bool:
         """Take in one message and look after the devices; return whether anything happened."""
-        message = self._flight.receive(POLL)
+        message = self._flight.receive(sample, POLL)
         with self._whole_or_failed():
             return self._flight.advance(message)
 

@@ -22,6 +22,7 @@ import zmq
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.runtime.curve import Door
 from decnn_tvm.runtime.heartbeat import Watch
+from decnn_tvm.runtime.inbox import Inbox
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.sender import Sender
 from decnn_tvm.runtime.traffic import Traffic
@@ -39,8 +40,12 @@ class Transport(Protocol):
     def send(self, target: int, frames: Iterable[Buffer], order: int = 0) -> None:
         """Send a message to a rank, without waiting; one of a smaller `order` may overtake it."""
 
-    def receive(self, timeout: float) -> Message | WireError | None:
-        """Return the next message, why one could not be sent, or None after `timeout` seconds."""
+    def receive(self, timeout: float, enough: int = 1) -> Message | WireError | None:
+        """Return the next message, why one could not be sent, or None after `timeout` seconds.
+
+        Who needs more than one message says how many are `enough`, and may be left to wait for
+        these until the time is up.
+        """
 
     def close(self) -> None:
         """Free sockets and threads."""
@@ -70,7 +75,7 @@ class MemoryTransport:
         """Send a message to a rank, without waiting; nothing is overtaken here."""
         self._network.queues[target].put([bytes(frame) for frame in frames])
 
-    def receive(self, timeout: float) -> Message | WireError | None:
+    def receive(self, timeout: float, enough: int = 1) -> Message | WireError | None:
         """Return the next message, or None after `timeout` seconds."""
         own = self._network.queues[self._rank]
         deadline = time.monotonic() + timeout
@@ -117,7 +122,7 @@ class ZmqTransport:
     ) -> None:
         self._watch = Watch(Policy()) if watch is None else watch
         self._context = zmq.Context(io_threads=1)
-        self._inbox: queue.SimpleQueue[Message | WireError | None] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._stopping = threading.Event()
         self.traffic = Traffic(cluster)
         self._door = Door(self._context, encrypt=encrypt)
@@ -175,12 +180,9 @@ class ZmqTransport:
         """
         self._sender.send(target, frames, order)
 
-    def receive(self, timeout: float) -> Message | WireError | None:
+    def receive(self, timeout: float, enough: int = 1) -> Message | WireError | None:
         """Return the next message, why one could not be sent, or None after `timeout` seconds."""
-        try:
-            return self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()
-        except queue.Empty:
-            return None
+        return self._inbox.get(timeout, enough)
 
     def close(self) -> None:
         """Close all sockets; what was sent has half a second to leave."""
