@@ -27,7 +27,7 @@ from decnn_tvm.simulation.machines import Device, Machines
 from decnn_tvm.simulation.network import Network, Node
 from decnn_tvm.simulation.outcome import Outcome
 from decnn_tvm.simulation.ports import Message
-from decnn_tvm.simulation.script import Script, Scripts
+from decnn_tvm.simulation.script import Departure, Script, Scripts
 from decnn_tvm.transfers import HOST
 
 StageSeconds: TypeAlias = Callable[[int, str], float]
@@ -186,12 +186,21 @@ class _Simulation:
             for target, size in departure.messages:
                 self.network.send(Message(sample, departure.movement, rank, target, size))
             if departure.stays:
-                self._arrive(rank, sample, departure.movement)
+                self._keep(rank, sample, departure)
             self._release(own, state, value)
         if rank == HOST and value in self.wanted:
             self._finish(sample)
         else:
             self._choose_soon(rank)
+
+    def _keep(self, rank: int, sample: int, departure: Departure) -> None:
+        """Take in the part of a value that stays here, once it is copied."""
+        now = self.events.now
+        done = self.ranks[rank].occupy(now, departure.copied) if departure.copied else now
+        if done > now:
+            self.events.at(done, self._arrive, rank, sample, departure.movement)
+        else:
+            self._arrive(rank, sample, departure.movement)
 
     def _deliver(self, message: Message) -> None:
         self._arrive(message.target, message.sample, message.movement)
