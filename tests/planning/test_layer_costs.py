@@ -67,7 +67,7 @@ def test_layers_are_computed_and_packed_as_estimated(
 
 
 def test_input_that_stays_in_the_cache_is_read_once() -> None:
-    inputs, outputs, size = 64, 128, 112
+    inputs, outputs, size = 96, 192, 112
     problem = convolution_problem(
         pixels=(size, size),
         blocks=outputs // 16,
