@@ -35,9 +35,9 @@ from decnn_tvm.plan import (
     local_shape,
     placement_from_json,
 )
+from decnn_tvm.plan_placements import narrow_axis
 
 REDISTRIBUTE = "decnn.redistribute"
-_HOST = Host()
 # The part of a level that is in no band of rows; see `decnn_tvm.passes.split_rows`.
 BODY = (1, 0)
 
@@ -153,8 +153,9 @@ class StageGraph:
     def integers(self, target: relax.Var) -> tuple[int, str] | None:
         """Return scaled axis and type of the movement to `target` as integers, if it may be so."""
         source = self.bound[target].args[1]
-        axis = _channel_axis(self.placement(source), len(static_shape(source)))
-        if axis is None or self.placement(target) == _HOST or str(source.ty.dtype) != "float32":
+        ends = self.placement(source), self.placement(target)
+        axis = narrow_axis(*ends, len(static_shape(source)))
+        if axis is None or str(source.ty.dtype) != "float32":
             return None
         return axis, "uint8" if is_non_negative(source, self.bound) else "int8"
 
@@ -256,10 +257,3 @@ def _kind(source: Placement, target: Placement) -> str:
     if isinstance(source, Strips) and isinstance(target, Strips):
         return "halo"
     return "all_to_all" if isinstance(target, Sharded | Strips) else "all_gather"
-
-
-def _channel_axis(placement: Placement, rank: int) -> int | None:
-    """Return the axis of the channels of what may travel narrow; None for what may not."""
-    if isinstance(placement, Sharded):
-        return placement.axis
-    return 1 if isinstance(placement, Owned | Strips) and rank == 4 else None

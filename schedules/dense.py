@@ -61,6 +61,21 @@ def dense(data: te.Tensor, weight: te.Tensor, *, outputs: int, rows: int) -> te.
     )
 
 
+def dense_problem(
+    batch: int, features: int, vectors: int, target: tvm.target.Target
+) -> TileProblem:
+    """Return the choice of rows for one block of outputs, of `vectors` vectors."""
+    return TileProblem(
+        height=1,
+        width=batch,
+        blocks=1,
+        vectors=vectors,
+        steps=features,
+        registers=vector_registers(target),
+        vector_bytes=4 * vector_lanes(target),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseChoice:
     """Parameters of the schedule; the module docstring says what they are."""
@@ -86,15 +101,7 @@ class Dense(Template[DenseChoice]):
         _, batch, lanes, features = extents(sch, block)
         vectors = -(-lanes // vector_lanes(target))
         registers = vector_registers(target)
-        problem = TileProblem(
-            height=1,
-            width=batch,
-            blocks=1,
-            vectors=vectors,
-            steps=features,
-            registers=registers,
-            vector_bytes=4 * vector_lanes(target),
-        )
+        problem = dense_problem(batch, features, vectors, target)
         estimates = []
         for rows in divisors(batch):
             if (rows + 1) * vectors <= max(registers, 2 * vectors):

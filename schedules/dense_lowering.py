@@ -26,9 +26,8 @@ def lower_matmul(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     batch = int(data.ty.shape[0])
     features, outputs = (int(extent) for extent in weight.ty.shape)
     lanes = vector_lanes(target)
-    vectors = _vectors(outputs, lanes)
-    room = max(1, vector_registers(target) // vectors - 1)
-    rows = max(size for size in range(1, room + 1) if batch % size == 0)
+    vectors = dense_vectors(outputs, lanes)
+    rows = dense_rows(batch, vectors, target)
     blocks = -(-outputs // (vectors * lanes))
     padded = pad_axis(builder, weight, 1, blocks * vectors * lanes)
     parts = builder.emit(relax.op.reshape(padded, (features, blocks, vectors * lanes)))
@@ -41,7 +40,13 @@ def lower_matmul(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     )
 
 
-def _vectors(outputs: int, lanes: int) -> int:
+def dense_rows(batch: int, vectors: int, target: tvm.target.Target) -> int:
+    """Return the rows of a register tile of blocks of `vectors` vectors."""
+    room = max(1, vector_registers(target) // vectors - 1)
+    return max(size for size in range(1, room + 1) if batch % size == 0)
+
+
+def dense_vectors(outputs: int, lanes: int) -> int:
     """Return the vectors per block: as many sums under way as pays, and little padding.
 
     A power of two, since LLVM spills the sums of other widths to memory.

@@ -159,8 +159,11 @@ def dividing_tiles(problem: TileProblem) -> list[Tile]:
     ]
 
 
-def cycles(problem: TileProblem, tile: Tile) -> float:
-    """Estimate the cycles that `problem` takes with `tile`."""
+def cycles(problem: TileProblem, tile: Tile, *, keeps_input: bool = False) -> float:
+    """Estimate the cycles that `problem` takes with `tile`.
+
+    With `keeps_input` the input of a row of tiles stays in the cache for all channel blocks.
+    """
     rows, columns = -(-problem.height // tile.rows), -(-problem.width // tile.columns)
     passes, left = divmod(problem.blocks, tile.blocks)
     each = passes * _tile_cycles(problem, tile, tile.blocks)
@@ -168,7 +171,7 @@ def cycles(problem: TileProblem, tile: Tile) -> float:
         each += _tile_cycles(problem, tile, left)
     extended = problem.height % tile.rows or problem.width % tile.columns
     copy = COPY_CYCLES * problem.copied if extended else 0.0
-    reads = passes + bool(left)
+    reads = 1 if keeps_input else passes + bool(left)
     lines = reads * problem.input_bytes / LINE_BYTES * LINE_CYCLES
     return rows * columns * each + copy + lines
 

@@ -90,6 +90,20 @@ def test_train_and_deploy(tmp_path: Path) -> None:
     assert wires <= {"int8", "uint8"} and wires
 
 
+def test_plan(tmp_path: Path) -> None:
+    text = read("05_plan.py", tmp_path)
+    assert "for throughput: replicas" in text and "for latency: row strips" in text
+    assert "decoupled, G=4 x1.5" in text
+    assert "shares with a slow board: replicas (4, 4, 4, 3)" in text
+    refused = re.search(r"refused: .* alone takes ([\d.]+) ms, .* takes ([\d.]+) ms; ", text)
+    assert refused is not None and float(refused[1]) < float(refused[2])
+    assert text.count("does not fit: ") == 2 and "one device - board-0 would need" in text
+    (predicted, measured) = numbers(r"predicted: +([\d.]+)", text) + numbers(
+        r"measured: +([\d.]+)", text
+    )
+    assert predicted > 0 and measured > 0
+
+
 def test_own_pass_and_schedule(tmp_path: Path) -> None:
     text = read("06_own_pass_and_schedule.py", tmp_path)
     macs = numbers(r"([\d,]+) MACs before", text) + numbers(r"pass, ([\d,]+) after", text)

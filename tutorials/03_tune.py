@@ -20,7 +20,7 @@ import onnxruntime
 
 import decnn_tvm
 from decnn_tvm.testing import zoo
-from decnn_tvm.testing.boards import running_server, running_tracker
+from decnn_tvm.testing.boards import running_tracker, running_worker
 
 out = Path("tutorial-out")
 out.mkdir(exist_ok=True)
@@ -37,14 +37,15 @@ network = decnn_tvm.load(model)
 # %%
 # A tracker and a board
 # ---------------------
-# These two lines start ``python -m tvm.exec.rpc_tracker`` and ``python -m tvm.exec.rpc_server`` on
-# free ports of loopback, and end both with the block. The *key* says what kind of board it is; any
-# number of boards may share it, and candidates go to whichever is free.
+# These two start ``python -m tvm.exec.rpc_tracker`` and ``decnn worker --tuning`` on free ports of
+# loopback, and end both with the block. A worker that is started so serves `tune` beside what it is
+# there for, in a process of its own. The *key* says what kind of board it is; any number of boards
+# may share it, and candidates go to whichever is free.
 #
 # `tune` compiles candidates here, in processes of their own, sends them to the board and times them
 # there. A few trials for each layer show how it goes; the default is 16.
 
-with running_tracker() as tracker, running_server(tracker, "this-machine"):
+with running_tracker() as tracker, running_worker(tracker, "this-machine"):
     report = decnn_tvm.tune(
         network,
         out / "records",
@@ -100,13 +101,12 @@ assert error < 1e-4
 # %%
 # With real boards
 # ----------------
-# Four things differ. The target is the board's, and its code is made by cross-compiling here; the
-# tracker has an address that the boards reach; each board runs the server; and no result of another
-# kind of board is used for it. From a shell::
+# Three things differ. The target is the board's, and its code is made by cross-compiling here; the
+# tracker has an address that the boards reach; and no result of another kind of board is used for
+# it. From a shell::
 #
 #     here$  python -m tvm.exec.rpc_tracker --host 127.0.0.1 --port 9190 --port-end 9191
-#     board$ python -m tvm.exec.rpc_server --host 127.0.0.1 --port 9091 --port-end 9092 \
-#                --tracker 127.0.0.1:9190 --key rpi4
+#     board$ decnn worker --port 7000 --tuning 127.0.0.1:9190 --tuning-key rpi4
 #     here$  decnn tune mine.onnx --records records/ --workers 4 \
 #                --target raspberry-pi/4b-aarch64 --tracker 127.0.0.1:9190 --key rpi4
 #

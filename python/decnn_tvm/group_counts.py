@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from decnn_tvm.assignment import even_shares
 from decnn_tvm.errors import PartitionError
 from decnn_tvm.network import Network
-from decnn_tvm.plan import STRATEGIES, Strategy
-
-ONE_PROGRAM = ("pipeline", "replicas", "single")
-"""Strategies whose program is the same for any number of groups on a device."""
+from decnn_tvm.plan import ONE_PROGRAM, STRATEGIES, Strategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from decnn_tvm.errors import CompileError, PackageError
-from decnn_tvm.plan import Indices, Plan
+from decnn_tvm.plan import ONE_PROGRAM, Indices, Plan
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -201,14 +201,18 @@ class Package:
         return [name for name in names if name in self.manifest.files]
 
     def estimated_cycles(self, target: str, group_count: int) -> dict[str, float]:
-        """Return what the cost model says of each stage; empty where the package does not tell."""
+        """Return what the cost model says of each stage; empty where the package does not tell.
+
+        It tells of the numbers of groups on a device that it has code for.
+        """
         if ESTIMATES not in self.manifest.files:
             return {}
         self.verify([ESTIMATES])
         data = json.loads(self.file(ESTIMATES).read_text())
         counts = data.get(target, {})
-        # One program may serve every number of groups.
-        return dict(counts.get(str(group_count)) or counts.get("1") or {})
+        # One program serves every number of groups.
+        count = 1 if self.plan.strategy in ONE_PROGRAM else group_count
+        return dict(counts.get(str(count), {}))
 
     def library(self, target: str, group_count: int) -> str:
         """Return the name of the library for `group_count` groups on `target`."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import tvm
 
-from decnn_tvm.group_counts import ONE_PROGRAM, GroupCounts
+from decnn_tvm.group_counts import GroupCounts
 from decnn_tvm.linking import link_shared_library
 from decnn_tvm.lowering import build_stages
 from decnn_tvm.package import ESTIMATES, TargetLibraries, write_manifest, write_weights
 from decnn_tvm.passes.split_stages import plan_of
+from decnn_tvm.plan import ONE_PROGRAM
 from decnn_tvm.planning.layer_costs import layer_costs
 from decnn_tvm.targets import CpuTarget
 

@@ -48,6 +48,7 @@ from decnn_tvm.plan_placements import (
 )
 
 __all__ = [
+    "ONE_PROGRAM",
     "PAD",
     "STRATEGIES",
     "WIRE_BYTES",
@@ -85,6 +86,8 @@ STRATEGIES: Mapping[str, str] = MappingProxyType(
     }
 )
 """The ways to use several devices, and what messages call the groups of each."""
+ONE_PROGRAM = ("pipeline", "replicas", "single")
+"""Those whose program is the same for any number of groups on a device."""
 
 WIRE_BYTES: Mapping[str, int] = MappingProxyType(
     {

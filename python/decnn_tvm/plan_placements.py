@@ -123,6 +123,18 @@ def local_shape(shape: tuple[int, ...], placement: Placement, group_count: int) 
     return tuple(local)
 
 
+def narrow_axis(source: Placement, target: Placement, rank: int) -> int | None:
+    """Return the axis of the channels of a tensor that may travel narrower than float32.
+
+    None for what may not: inputs, outputs, partial sums, and what has no feature map's channels.
+    """
+    if isinstance(target, Host):
+        return None
+    if isinstance(source, Sharded):
+        return source.axis
+    return 1 if isinstance(source, Owned | Strips) and rank == 4 else None
+
+
 def holds(placement: Placement, groups: Sequence[int]) -> bool:
     """Tell whether a device with these groups holds a part of a tensor placed so."""
     if isinstance(placement, Owned):

@@ -14,9 +14,10 @@ import pytest
 from decnn_tvm.errors import PlanningError
 from decnn_tvm.frontend import load
 from decnn_tvm.network import Network
-from decnn_tvm.planning.estimates import Estimate
+from decnn_tvm.planning.estimates import Estimate, estimate
 from decnn_tvm.planning.planner import Goal, Ranking, rank, score
 from decnn_tvm.planning.speeds import Speeds
+from decnn_tvm.planning.splits import Splitter
 from decnn_tvm.simulation import Device, Link, Machines
 from decnn_tvm.targets import resolve_target
 from decnn_tvm.testing import zoo
@@ -100,16 +101,16 @@ def test_a_hopeless_case_is_refused_with_the_figures() -> None:
 
 
 def test_a_slow_board_gets_less_and_the_plan_is_faster_for_it() -> None:
-    clocks = [CLOCK, CLOCK, CLOCK, CLOCK / 2]
-    uneven = ranked(cluster(clocks), goal="throughput")
-    # With even shares all would wait for the slow board, as if all were as slow.
-    even = ranked(cluster([CLOCK / 2] * 4), goal="throughput")
+    speeds = cluster([CLOCK, CLOCK, CLOCK, CLOCK / 2])
+    ranking, splitter = ranked(speeds, goal="throughput"), Splitter(speeds.targets)
     # Strips of a small image are coarse, and their seams are computed twice.
     for name, gain in (("row strips", 1.0), ("replicas", 1.3)):
-        found = estimate_of(uneven, name)
+        found = estimate_of(ranking, name)
         assert found.shares[3] < min(found.shares[:3])
-        slowed = estimate_of(even, name)
-        assert found.samples_per_second > gain * slowed.samples_per_second
+        way, even = found.alternative, (1, 1, 1, 1)
+        split = splitter.split(way.network, way.strategy, even)
+        waiting = estimate(way, split, even, speeds, found.ranks, found.wire, found.window)
+        assert found.samples_per_second > gain * waiting.samples_per_second
 
 
 def test_what_does_not_fit_the_memory_comes_last_and_says_by_how_much() -> None:

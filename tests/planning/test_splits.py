@@ -7,15 +7,17 @@ import pytest
 
 from decnn_tvm.compiler import split_network
 from decnn_tvm.passes.split_stages import plan_of
+from decnn_tvm.plan import Strategy
 from decnn_tvm.planning.splits import Splitter, with_wire
 from decnn_tvm.targets import resolve_target
 from tests.planning.test_planner import small_resnet
 
 
-def test_float16_is_reckoned_as_it_is_compiled() -> None:
+@pytest.mark.parametrize("strategy", ["channels", "rows", "pipeline"])
+def test_float16_is_reckoned_as_it_is_compiled(strategy: Strategy) -> None:
     network = small_resnet()
-    split = Splitter([resolve_target("host")]).split(network, "channels", (1, 1))
-    real = plan_of(split_network(network, 2, None, False, "float16")[1])
+    split = Splitter([resolve_target("host")]).split(network, strategy, (1, 1))
+    real = plan_of(split_network(network, 2, None, False, "float16", strategy=strategy)[1])
     reckoned = with_wire(split.plan, "float16")
     assert Counter((m.kind, m.wire) for m in reckoned.movements) == Counter(
         (m.kind, m.wire) for m in real.movements

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from decnn_tvm.network import Network
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.tuning_process import Tuning
 from decnn_tvm.targets import resolve_target
-from decnn_tvm.testing.boards import free_port, known_boards, running_tracker, wait_until
+from decnn_tvm.testing.boards import known_boards, running_tracker, running_worker, wait_until
 from decnn_tvm.tuning.board_check import check_board
 from decnn_tvm.tuning.tracker import Tracker
 
@@ -38,17 +36,11 @@ def tracker() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def worker(tracker: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    options = ("--tuning", tracker, "--tuning-key", KEY, "--tuning-port", str(free_port()))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "decnn_tvm", "worker", *options], stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    place = json.loads(process.stdout.readline())
-    wait_until(lambda: known_boards(tracker, KEY) == 1)
-    yield process, f"{place['host']}:{place['port']}"
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    with running_worker(tracker, KEY) as (process, address):
+        yield process, address
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a stage costs, estimated without running or compiling it.
 
-Convolutions count the cycles by which the compiler itself chooses register tiles and Winograd's
-method (`decnn_tvm.schedules.register_tiles`, `winograd_choice`), dense layers the same for a single
-pixel; weights and tensors that outgrow the cache are streamed; a kernel costs `KERNEL_CYCLES` to
-call. Operators that are fused into the kernel before them cost nothing of their own. Cycles become
-seconds by a device's clock (`decnn_tvm.planning.speeds`), which a profile measures.
+Layers count the cycles by which the compiler itself chooses register tiles, the order of loops and
+Winograd's method (`decnn_tvm.schedules.register_tiles`, `loop_order`, `winograd_choice`); weights
+come from memory once; tensors are streamed; a kernel costs `KERNEL_CYCLES` to call. Operators that
+are fused into the kernel before them cost nothing of their own. Cycles become seconds by a device's
+clock (`decnn_tvm.planning.speeds`), which a profile measures.
 """
 
 from __future__ import annotations
@@ -20,13 +20,19 @@ from tvm import relax
 
 from decnn_tvm.passes.multiply_accumulates import multiply_accumulates
 from decnn_tvm.passes.weights import static_shape
+from decnn_tvm.schedules.blocks import preferred_block
+from decnn_tvm.schedules.dense import dense_problem
+from decnn_tvm.schedules.dense_lowering import dense_rows, dense_vectors
+from decnn_tvm.schedules.depthwise_convolution import depthwise_problem
+from decnn_tvm.schedules.loop_order import Order, choose_order
 from decnn_tvm.schedules.register_tiles import (
     STREAM_BYTES,
+    Tile,
     TileProblem,
     choose_tile,
     convolution_problem,
     cycles,
-    streaming_cycles,
+    first_read_cycles,
 )
 from decnn_tvm.schedules.vectors import round_lanes, vector_lanes, vector_registers
 from decnn_tvm.schedules.winograd_choice import choose_winograd
@@ -36,6 +42,7 @@ KERNEL_CYCLES = 4000.0
 """Calling a kernel: 1 to 2 us on the machines that were measured."""
 WINOGRAD_WEIGHTS = 4
 """Packed weights of Winograd's method take so many times the memory."""
+_FLOAT = 4
 _MOVING = frozenset(
     f"relax.{name}"
     for name in (
@@ -87,6 +94,7 @@ def layer_costs(
 
 class _Costs:
     def __init__(self, target: tvm.target.Target, winograd: bool) -> None:
+        self.target = target
         self.lanes, self.registers = vector_lanes(target), vector_registers(target)
         self.winograd = winograd
 
@@ -106,20 +114,32 @@ class _Costs:
 
     def _convolution(self, call: relax.Call) -> LayerCost:
         outputs, inputs, *_ = static_shape(call.args[1])
-        groups, weights = int(call.attrs.groups), _bytes(call.args[1])
+        groups = int(call.attrs.groups)
         if inputs == 1 and groups == outputs > 1:
-            problem = self._problem(call, lanes=self.lanes, blocks=1)
-            count = -(-outputs // self.lanes) * cycles(problem, choose_tile(problem))
-            return self._cost(call, "depthwise", count + streaming_cycles(weights), weights)
+            return self._depthwise(call)
         lanes = round_lanes(min(outputs // groups, self.lanes), self.lanes)
-        problem = self._problem(call, lanes=lanes, blocks=-(-outputs // (groups * lanes)))
+        blocks = -(-outputs // (groups * lanes))
+        problem = self._problem(call, lanes=lanes, blocks=blocks)
         if self.winograd and self._suits_winograd(call, inputs, outputs // groups):
             plan = choose_winograd(problem, inputs, outputs // groups, self.lanes)
             if plan is not None:
-                packed = WINOGRAD_WEIGHTS * weights
+                packed = WINOGRAD_WEIGHTS * _bytes(call.args[1])
                 return self._cost(call, "winograd", groups * plan.cycles, packed)
-        count = groups * cycles(problem, choose_tile(problem)) + streaming_cycles(weights)
-        return self._cost(call, "conv2d", count, weights)
+        weights = _bytes(call.args[1]) * groups * blocks * lanes // outputs
+        tile = choose_tile(problem)
+        order = self._order(call, problem, lanes, tile)
+        count = groups * cycles(problem, tile, keeps_input=order is Order.INPUT)
+        return self._cost(call, "conv2d", count + first_read_cycles(weights), weights)
+
+    def _depthwise(self, call: relax.Call) -> LayerCost:
+        channels, _, *window = static_shape(call.args[1])
+        height, width = static_shape(call)[2:]
+        problem = depthwise_problem(height, width, (window[0], window[1]), self.target)
+        block = preferred_block(channels)
+        vectors = channels // block * -(-round_lanes(block, self.lanes) // self.lanes)
+        weights = _FLOAT * vectors * self.lanes * math.prod(window)
+        count = vectors * cycles(problem, choose_tile(problem)) + first_read_cycles(weights)
+        return self._cost(call, "depthwise", count, weights)
 
     def _problem(self, call: relax.Call, *, lanes: int, blocks: int) -> TileProblem:
         _, inputs, kernel_rows, kernel_columns = static_shape(call.args[1])
@@ -134,6 +154,22 @@ class _Costs:
             registers=self.registers,
         )
 
+    def _order(self, call: relax.Call, problem: TileProblem, lanes: int, tile: Tile) -> Order:
+        inputs = static_shape(call.args[1])[1]
+        pixels = (
+            -(-problem.height // tile.rows) * tile.rows,
+            -(-problem.width // tile.columns) * tile.columns,
+        )
+        return choose_order(
+            pixels=pixels,
+            blocks=problem.blocks,
+            lanes=lanes,
+            chunks=inputs // preferred_block(inputs),
+            steps=problem.steps,
+            source=problem.input_bytes,
+            tile=tile,
+        )
+
     def _suits_winograd(self, call: relax.Call, inputs: int, outputs: int) -> bool:
         steps = [int(step) for step in (*call.attrs.strides, *call.attrs.dilation)]
         whole = not inputs % self.lanes and not outputs % self.lanes
@@ -141,9 +177,15 @@ class _Costs:
         return kernel == (KERNEL, KERNEL) and {*steps} == {1} and whole
 
     def _dense(self, call: relax.Call) -> LayerCost:
-        weights = _bytes(call.args[1])
-        count = max(multiply_accumulates(call) / self.lanes, streaming_cycles(weights))
-        return self._cost(call, "dense", count, weights)
+        batch = math.prod(static_shape(call)[:-1])
+        features, outputs = static_shape(call.args[1])[-2:]
+        vectors = dense_vectors(outputs, self.lanes)
+        blocks = -(-outputs // (vectors * self.lanes))
+        problem = dense_problem(batch, features, vectors, self.target)
+        rows = dense_rows(batch, vectors, self.target)
+        weights = _FLOAT * features * blocks * vectors * self.lanes
+        count = blocks * cycles(problem, Tile(rows=1, columns=rows, blocks=1))
+        return self._cost(call, "dense", count + first_read_cycles(weights), weights)
 
     def _other(self, call: relax.Call) -> LayerCost:
         moved = sum(map(_bytes, _operands(call))) + _bytes(call)

@@ -19,6 +19,7 @@ from decnn_tvm.profiling.profile import LinkProfile, Profile
 from decnn_tvm.runtime.credentials import COORDINATOR
 from decnn_tvm.schedules.vectors import core_count
 from decnn_tvm.simulation import Device, Link, Machines
+from decnn_tvm.simulation.message_load import BYTE_CYCLES, MESSAGE_CYCLES
 from decnn_tvm.targets import CpuTarget, resolve_target
 from decnn_tvm.transfers import HOST
 
@@ -32,14 +33,12 @@ CLOCKS: Mapping[str, float] = MappingProxyType(
     }
 )
 """Clock by LLVM's name of the processor."""
-OTHER_CLOCK = 1.2e9
-"""Of a processor that is not in the table: a Sapphire Rapids under a hypervisor, measured."""
+OTHER_CLOCK = 2.5e9
+"""Of a processor that is not in the table: a core of a virtual machine with AVX-512, measured."""
 MANY_CORES = 0.85
 """What of further cores is left once a kernel is spread over them."""
 DEFAULT_LINK = Link(bytes_per_second=940e6 / 8, latency_seconds=2e-4)
 """Gigabit Ethernet over one switch."""
-MESSAGE_CYCLES, BYTE_CYCLES = 2e5, 2.0
-"""What a message takes at either end: 160 us and 1.7 ns a byte, measured at `OTHER_CLOCK`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ from decnn_tvm.compiler import split_network, uses_winograd
 from decnn_tvm.network import Network
 from decnn_tvm.passes.split_stages import plan_of
 from decnn_tvm.pipeline import preparation_passes
-from decnn_tvm.plan import Host, Indices, Partial, Plan, Strategy
+from decnn_tvm.plan import Indices, Plan, Strategy
+from decnn_tvm.plan_placements import narrow_axis
 from decnn_tvm.planning.layer_costs import LayerCost, layer_costs
 from decnn_tvm.targets import CpuTarget
 
@@ -115,28 +116,26 @@ class Splitter:
 def with_wire(plan: Plan, wire: str) -> Plan:
     """Return a float32 plan as it is with another type on the wire, for reckoning alone.
 
-    What `SplitStages` leaves in float32 stays so: inputs, outputs and partial sums.
+    Scales that are found for each message are left out: they are few, and calibration does away
+    with them.
     """
     if wire == "float32":
         return plan
-    placements = {value.name: value.placement for value in plan.values}
-    fixed = {
-        name
-        for movement in plan.movements
-        if isinstance(placements[movement.source], Host | Partial)
-        or isinstance(placements[movement.target], Host)
-        or movement.wire != "float32"
-        for name in (movement.source, movement.target)
-    }
-    movements = tuple(
-        movement
-        if {movement.source, movement.target} & fixed
-        else dataclasses.replace(movement, wire=wire)
-        for movement in plan.movements
+    narrow: set[str] = set()
+    for movement in plan.movements:
+        source, target = plan.value(movement.source), plan.value(movement.target)
+        axis = narrow_axis(source.placement, target.placement, len(source.shape))
+        # What came narrow goes on as it came.
+        came = source.name in narrow
+        if movement.wire == "float32" and (came or axis is not None):
+            narrow |= {source.name, target.name}
+    return dataclasses.replace(
+        plan,
+        movements=tuple(
+            dataclasses.replace(m, wire=wire) if m.target in narrow else m for m in plan.movements
+        ),
+        values=tuple(
+            dataclasses.replace(value, dtype=wire) if value.name in narrow else value
+            for value in plan.values
+        ),
     )
-    narrow = {n for m in movements if m.wire == wire for n in (m.source, m.target)}
-    values = tuple(
-        dataclasses.replace(value, dtype=wire) if value.name in narrow else value
-        for value in plan.values
-    )
-    return dataclasses.replace(plan, values=values, movements=movements)

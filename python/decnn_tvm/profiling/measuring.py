@@ -2,10 +2,11 @@
 """Measure a package on workers: stages on ready data, links, and what messages cost.
 
 Links are timed first, one after the other and before anything is deployed, by
-`decnn_tvm.doctor.link_checks.LinkProber`; then stages, on all workers at once, as they run. A link
-alone on two idle machines takes, from an empty message to an empty message, its own time and that
-of the processors at both ends; the processors' clocks tell the last part. Where processors are held
-back (a quota), a second of theirs takes longer; how much longer shows in the stages.
+`decnn_tvm.doctor.link_checks.LinkProber`; then stages, on all workers at once, as they run; then
+samples tell what messages cost (`decnn_tvm.profiling.message_costs`). A link alone on two idle
+machines takes, from an empty message to an empty message, its own time and that of the processors
+at both ends; the processors' clocks tell the last part. Where processors are held back (a quota), a
+second of theirs takes longer; how much longer shows in the stages.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from decnn_tvm.doctor.link_checks import LinkProber, measured_links
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.package import Package
+from decnn_tvm.profiling.message_costs import Spent, run_samples, seconds_per_cycle
 from decnn_tvm.profiling.profile import (
     COORDINATOR,
     LinkProfile,
@@ -30,10 +32,11 @@ from decnn_tvm.runtime.calls import call_all
 from decnn_tvm.runtime.cluster import Cluster
 from decnn_tvm.runtime.fleet import Fleet
 from decnn_tvm.runtime.probe import LinkSpeed
+from decnn_tvm.simulation.message_load import BYTE_CYCLES, MESSAGE_CYCLES
 from decnn_tvm.transfers import HOST
 
 SECONDS = 2.0
-"""For the stages, by default."""
+"""For the stages, by default, and as long again for samples."""
 SLACK = 120.0
 """Seconds that an answer may take beyond those of the measurement."""
 ALL_PAIRS = 8
@@ -67,7 +70,7 @@ def measure_profile(
     target : str or mapping, optional
         Which of the package's targets to use, for all or by address.
     seconds : float
-        How long the stages are timed.
+        How long the stages are timed, and samples run.
 
     Raises
     ------
@@ -82,8 +85,9 @@ def measure_profile(
     try:
         fleet.form([], 0)
         stages = _time_stages(fleet, seconds)
+        spent = run_samples(fleet, package, seconds, SLACK)
         workers = tuple(
-            _worker(fleet, package, rank, name, stages.get(rank, []), speeds)
+            _worker(fleet, package, rank, name, stages.get(rank, []), spent.get(rank), speeds)
             for rank, name in enumerate(names)
         )
     finally:
@@ -145,16 +149,22 @@ def _worker(
     rank: int,
     name: str,
     stages: Sequence[Mapping[str, Any]],
+    spent: Spent | None,
     speeds: Speeds,
 ) -> WorkerProfile:
     chosen, groups = fleet.target(rank), len(fleet.assignment[rank])
     slowness = _slowness(stages)
+    profiles = _stage_profiles(package, chosen, groups, stages)
+    cycles = sum(stage.estimated_cycles for stage in profiles)
+    scale = seconds_per_cycle(spent, stages, cycles) if spent is not None else None
     message, content = _message_costs(speeds, rank)
+    if scale is not None:
+        message, content = scale * MESSAGE_CYCLES, scale * BYTE_CYCLES
     return WorkerProfile(
         name=name,
         target=chosen,
         groups=groups,
-        stages=_stage_profiles(package, chosen, groups, stages),
+        stages=profiles,
         seconds_per_message=slowness * message,
         seconds_per_byte=slowness * content,
         weight_bytes=fleet.status(rank)["weight_bytes"],
@@ -172,7 +182,10 @@ def _message_costs(speeds: Speeds, rank: int) -> tuple[float, float]:
 
 
 def _links(speeds: Speeds, names: Mapping[int, str]) -> Iterator[LinkProfile]:
-    """Yield a link for each two machines, without what their processors take of the latency."""
+    """Yield a link for each two machines, without what their processors take of the latency.
+
+    A link is the same in both directions; what one direction was slower by is its sender's doing.
+    """
     named = {(names[one], names[other]): speed for (one, other), speed in speeds.items()}
     for link in measured_links(named):
         assert link.between is not None
@@ -180,7 +193,7 @@ def _links(speeds: Speeds, names: Mapping[int, str]) -> Iterator[LinkProfile]:
         processors = there.seconds_per_message + back.seconds_per_message
         yield LinkProfile(
             between=link.between,
-            bytes_per_second=link.bandwidth / 8,
+            bytes_per_second=max(there.bandwidth, back.bandwidth) / 8,
             latency_seconds=max(0.0, link.latency - processors),
         )
 

@@ -12,6 +12,7 @@ import logging
 import re
 import shutil
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,7 @@ class Deployment:
         return {
             **device_status(self._counters, self._library, self._engine),
             "peak_bytes": max(0, memory().peak - self._idle_bytes),
+            "processor_seconds": time.process_time(),
         }
 
     def time_stages(self, seconds: float) -> list[dict[str, Any]]:

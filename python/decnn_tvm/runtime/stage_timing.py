@@ -59,12 +59,12 @@ def time_stages(
 
 
 def _ready(plan: Plan, stage: Stage, groups: int) -> list[Array]:
+    return [drawn(plan.value(name), groups) for name in stage.inputs]
+
+
+def drawn(value: Value, groups: int) -> Array:
+    """Return a value with ordinary numbers: denormal ones would be slow to compute with."""
     random = np.random.default_rng(0)
-    return [_drawn(plan.value(name), groups, random) for name in stage.inputs]
-
-
-def _drawn(value: Value, groups: int, random: np.random.Generator) -> Array:
-    """Return an array with ordinary numbers: denormal ones would be slow to compute with."""
     array = aligned_empty(value.physical_shape(groups), value.dtype)
     floating = np.issubdtype(array.dtype, np.floating)
     array[...] = random.random(array.shape) if floating else random.integers(0, 100, array.shape)

@@ -5,7 +5,8 @@ Every device has one port, which sends one message after another and, at the sam
 one after another. A message of n bytes takes ``n / bandwidth`` of the sender's port, is under way
 for `Link.latency_seconds`, and takes ``n / bandwidth`` of the receiver's port; the two overlap, so
 that alone on a link it takes ``latency + n / bandwidth``. Before and after that it takes time of
-the processors (checksum, copies, the system's network code, encryption), which stages lose.
+the processors (checksum, copies, the system's network code, encryption), which stages lose. So does
+a part of a value that stays where it is, and is copied.
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ class Outcome:
         Where fewer samples than that were simulated, all of them count, from an idle cluster on.
         """
         delivered = _in_order(self.finished)
-        first, last = self.window - 1, len(delivered) - self.window
+        # Results may leave a window at a time, so that only whole windows tell the rate.
+        first = self.window - 1
+        last = first + (len(delivered) // self.window - 2) * self.window
         if last > first:
             return (last - first) / (delivered[last] - delivered[first])
         return len(delivered) / delivered[-1]

@@ -30,11 +30,14 @@ class Departure:
         Receiver and bytes, header included.
     stays : bool
         Whether a part is for this rank itself.
+    copied : int
+        Bytes of that part, 0 where the value itself serves.
     """
 
     movement: int
     messages: tuple[tuple[int, int], ...]
     stays: bool
+    copied: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +157,8 @@ def _script(
     uses = uses_of(plan, moves, stages)
     departures: list[list[Departure]] = [[] for _ in plan.values]
     for move in moves:
-        stays = any(t.source == rank for t in move.incoming)
-        if move.outgoing or stays:
-            departures[index[move.source]].append(_departure(plan, move, stays))
+        if move.outgoing or any(t.source == rank for t in move.incoming):
+            departures[index[move.source]].append(_departure(plan, move, rank))
     readers: list[list[int]] = [[] for _ in plan.values]
     for number in stages:
         for name in dict.fromkeys(plan.stages[number].inputs):
@@ -181,10 +183,13 @@ def _script(
     return script
 
 
-def _departure(plan: Plan, move: Move, stays: bool) -> Departure:
+def _departure(plan: Plan, move: Move, rank: int) -> Departure:
     source = plan.value(move.source)
     messages = [(t.target, payload_bytes(source, t) + HEADER_BYTES) for t in move.outgoing]
-    return Departure(move.index, tuple(messages), stays)
+    own = next((t for t in move.incoming if t.source == rank), None)
+    alias = {t.source for t in move.incoming} == {rank}
+    copied = 0 if own is None or alias else payload_bytes(source, own)
+    return Departure(move.index, tuple(messages), own is not None, copied)
 
 
 def _check_complete(plan: Plan, script: Script) -> None:

@@ -7,15 +7,14 @@ as `decnn_tvm.runtime.executor` does. A test plays both side by side. What is ad
 
 - A stage takes what `StageSeconds` says. What messages cost a device's processors comes off the
   stages: a stage under way ends so much later.
-- A port sends and receives one message after another, in the order in which they were ready, or
-  began to arrive (`decnn_tvm.simulation.machines`).
+- A port sends one message after another, in the runtime's order (`decnn_tvm.simulation.ports`), and
+  receives one after another as they began to arrive (`decnn_tvm.simulation.machines`).
 - The coordinator submits a sample when fewer than `window` are under way, and results leave in
   order, as in `Session.stream`.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -23,9 +22,12 @@ from decnn_tvm.errors import InputError
 from decnn_tvm.plan import Indices, Plan
 from decnn_tvm.runtime.statistics import EventKind, TimelineEvent
 from decnn_tvm.runtime.steps import oldest_first
+from decnn_tvm.simulation.events import Events
 from decnn_tvm.simulation.machines import Device, Machines
+from decnn_tvm.simulation.network import Network, Node
 from decnn_tvm.simulation.outcome import Outcome
-from decnn_tvm.simulation.script import Script, Scripts
+from decnn_tvm.simulation.ports import Message
+from decnn_tvm.simulation.script import Departure, Script, Scripts
 from decnn_tvm.transfers import HOST
 
 StageSeconds: TypeAlias = Callable[[int, str], float]
@@ -92,24 +94,18 @@ class _Sample:
         self.left = len(script.stages) + len(self.parts)
 
 
-class _Rank:
+class _Rank(Node):
     """One device, or the coordinator."""
 
     def __init__(self, device: Device) -> None:
-        self.device = device
+        super().__init__(device)
         self.seconds: dict[int, float] = {}
         self.samples: dict[int, _Sample] = {}
         self.ready: set[tuple[int, int]] = set()
         self.running: tuple[int, int] | None = None
         self.choosing = False
-        self.start = self.end = 0.0
-        self.processor_free = self.out_free = self.in_free = 0.0
-        self.compute_seconds = self.message_seconds = 0.0
-        self.sent = self.held = self.peak = 0
-
-
-_Message: TypeAlias = tuple[int, int, int, int, int]
-"""Sample, movement, source, target, bytes."""
+        self.start = self.compute_seconds = 0.0
+        self.held = self.peak = 0
 
 
 class _Simulation:
@@ -129,22 +125,18 @@ class _Simulation:
         index = {value.name: i for i, value in enumerate(plan.values)}
         self.given = [index[name] for name in plan.inputs]
         self.wanted = frozenset(index[name] for name in plan.outputs)
-        self.now, self.count, self.total = 0.0, 0, 0
-        self.queue: list[tuple[float, bool, int, Callable[..., None], tuple[object, ...]]] = []
-        self.links: dict[tuple[int, int], tuple[float, float]] = {}
+        self.events, self.total = Events(), 0
+        self.network = Network(self.events, machines, self.ranks, self._deliver, self._note)
         self.started: list[float] = []
         self.finished: dict[int, float] = {}
         self.missing: dict[int, int] = {}
         self.delivered = 0
-        self.events: list[TimelineEvent] | None = [] if timeline else None
+        self.timeline: list[TimelineEvent] | None = [] if timeline else None
 
     def run(self, samples: int) -> Outcome:
         self.total = samples
         self._submit()
-        queue = self.queue
-        while queue:
-            self.now, _, _, action, arguments = heapq.heappop(queue)
-            action(*arguments)
+        self.events.run()
         devices = [rank for number, rank in self.ranks.items() if number != HOST]
         return Outcome(
             started=tuple(self.started),
@@ -152,19 +144,12 @@ class _Simulation:
             window=self.window,
             compute_seconds=tuple(rank.compute_seconds for rank in devices),
             message_seconds=tuple(rank.message_seconds for rank in devices),
-            sent_bytes=tuple(rank.sent for rank in devices),
-            host_sent_bytes=self.ranks[HOST].sent,
+            sent_bytes=tuple(rank.sent_bytes for rank in devices),
+            host_sent_bytes=self.ranks[HOST].sent_bytes,
             buffer_bytes=tuple(rank.peak for rank in devices),
-            timeline=tuple(sorted(self.events or (), key=lambda event: event.start)),
-            events=self.count,
+            timeline=tuple(sorted(self.timeline or (), key=lambda event: event.start)),
+            events=self.events.count,
         )
-
-    def _at(
-        self, moment: float, action: Callable[..., None], *arguments: object, last: bool = False
-    ) -> None:
-        # The count keeps events of one moment in the order in which they were caused.
-        self.count += 1
-        heapq.heappush(self.queue, (moment, last, self.count, action, arguments))
 
     def _submit(self) -> None:
         """Submit samples until the window is full; results leave in order."""
@@ -172,7 +157,7 @@ class _Simulation:
             self.delivered += 1
         while len(self.started) < min(self.total, self.delivered + self.window):
             sample = len(self.started)
-            self.started.append(self.now)
+            self.started.append(self.events.now)
             self.missing[sample] = len(self.wanted)
             for value in self.given:
                 self._complete(HOST, sample, value)
@@ -199,14 +184,26 @@ class _Simulation:
                 own.ready.add((sample, stage))
         for departure in script.departures[value]:
             for target, size in departure.messages:
-                self._send((sample, departure.movement, rank, target, size))
+                self.network.send(Message(sample, departure.movement, rank, target, size))
             if departure.stays:
-                self._arrive(rank, sample, departure.movement)
+                self._keep(rank, sample, departure)
             self._release(own, state, value)
         if rank == HOST and value in self.wanted:
             self._finish(sample)
         else:
             self._choose_soon(rank)
+
+    def _keep(self, rank: int, sample: int, departure: Departure) -> None:
+        """Take in the part of a value that stays here, once it is copied."""
+        now = self.events.now
+        done = self.ranks[rank].occupy(now, departure.copied) if departure.copied else now
+        if done > now:
+            self.events.at(done, self._arrive, rank, sample, departure.movement)
+        else:
+            self._arrive(rank, sample, departure.movement)
+
+    def _deliver(self, message: Message) -> None:
+        self._arrive(message.target, message.sample, message.movement)
 
     def _arrive(self, rank: int, sample: int, movement: int) -> None:
         """Take in one part of a value."""
@@ -220,51 +217,12 @@ class _Simulation:
             self._complete(rank, sample, value, taken=True)
             self._close_if_done(own, sample, state)
 
-    def _send(self, message: _Message) -> None:
-        """Have the processor, then the port, deal with a message."""
-        sample, movement, source, target, size = message
-        own = self.ranks[source]
-        own.sent += size
-        ready = self._occupy(own, size)
-        seconds_per_byte, latency = self._link(source, target)
-        start = max(ready, own.out_free)
-        own.out_free = start + size * seconds_per_byte
-        self._note(source, "send", sample, movement, start, own.out_free)
-        self._at(start + latency, self._begin_to_arrive, message)
-
-    def _begin_to_arrive(self, message: _Message) -> None:
-        sample, movement, source, target, size = message
-        own = self.ranks[target]
-        start = max(self.now, own.in_free)
-        own.in_free = start + size * self._link(source, target)[0]
-        self._note(target, "receive", sample, movement, start, own.in_free)
-        self._at(own.in_free, self._take_in, message)
-
-    def _take_in(self, message: _Message) -> None:
-        sample, movement, _, target, size = message
-        done = self._occupy(self.ranks[target], size)
-        if done > self.now:
-            self._at(done, self._arrive, target, sample, movement)
-        else:
-            self._arrive(target, sample, movement)
-
-    def _occupy(self, own: _Rank, size: int) -> float:
-        """Return when the processor has dealt with a message; a stage under way is delayed."""
-        seconds = own.device.message_seconds(size)
-        if not seconds:
-            return self.now
-        own.processor_free = max(self.now, own.processor_free) + seconds
-        own.message_seconds += seconds
-        if own.running is not None:
-            own.end += seconds
-        return own.processor_free
-
     def _choose_soon(self, rank: int) -> None:
         """Have a device choose a stage once all that comes at this moment is taken in."""
         own = self.ranks[rank]
         if own.ready and own.running is None and not own.choosing:
             own.choosing = True
-            self._at(self.now, self._choose, rank, last=True)
+            self.events.at(self.events.now, self._choose, rank, last=True)
 
     def _choose(self, rank: int) -> None:
         """Start the stage that the runtime would take."""
@@ -273,11 +231,10 @@ class _Simulation:
         assert chosen is not None
         own.choosing = False
         own.ready.discard(chosen)
-        own.running, own.start = chosen, self.now
+        own.running, own.start = chosen, self.events.now
         # What is left to do for messages takes its part of the time.
-        backlog = max(0.0, own.processor_free - self.now)
-        own.end = self.now + self._seconds(rank, chosen[1]) + backlog
-        self._at(own.end, self._end, rank)
+        own.stage_end = own.start + self._seconds(rank, chosen[1]) + own.backlog(own.start)
+        self.events.at(own.stage_end, self._end, rank)
 
     def _seconds(self, rank: int, stage: int) -> float:
         own = self.ranks[rank]
@@ -287,21 +244,21 @@ class _Simulation:
 
     def _end(self, rank: int) -> None:
         own = self.ranks[rank]
-        if own.end > self.now:
-            self._at(own.end, self._end, rank)
+        assert own.running is not None and own.stage_end is not None
+        if own.stage_end > self.events.now:
+            self.events.at(own.stage_end, self._end, rank)
             return
-        assert own.running is not None
         sample, stage = own.running
         state = own.samples[sample]
         script = state.script
         own.compute_seconds += own.seconds[stage]
-        self._note(rank, "compute", sample, stage, own.start, self.now)
+        self._note(rank, "compute", sample, stage, own.start, own.stage_end)
         for value in script.outputs[stage]:
             self._complete(rank, sample, value)
         for value in script.inputs[stage]:
             self._release(own, state, value)
         self._close_if_done(own, sample, state)
-        own.running = None
+        own.running = own.stage_end = None
         self._choose_soon(rank)
 
     def _hold(self, own: _Rank, size: int) -> None:
@@ -322,26 +279,15 @@ class _Simulation:
     def _finish(self, sample: int) -> None:
         self.missing[sample] -= 1
         if not self.missing[sample]:
-            self.finished[sample] = self.now
+            self.finished[sample] = self.events.now
             self._submit()
-
-    def _link(self, source: int, target: int) -> tuple[float, float]:
-        """Return seconds per byte, and the latency."""
-        found = self.links.get((source, target))
-        if found is None:
-            link = self.machines.link_of(source, target)
-            found = self.links[source, target] = (
-                1.0 / link.bytes_per_second,
-                link.latency_seconds,
-            )
-        return found
 
     def _note(
         self, rank: int, kind: EventKind, sample: int, index: int, start: float, end: float
     ) -> None:
-        if self.events is not None:
+        if self.timeline is not None:
             compute = kind == "compute"
             what = self.plan.stages[index].function if compute else str(self.plan.movements[index])
-            self.events.append(
+            self.timeline.append(
                 TimelineEvent(rank=rank, kind=kind, sample=sample, stage=what, start=start, end=end)
             )

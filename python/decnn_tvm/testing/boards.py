@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An RPC tracker and servers in processes of their own: boards that every machine has."""
+"""An RPC tracker, servers and workers in processes of their own: boards that every machine has."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -33,6 +34,33 @@ def running_server(address: str, key: str) -> Iterator[subprocess.Popen[bytes]]:
     with _running("rpc_server", "--tracker", address, "--key", key) as (process, _):
         wait_until(lambda: known_boards(address, key) > before)
         yield process
+
+
+@contextlib.contextmanager
+def running_worker(
+    address: str, key: str, *options: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run a worker that the tracker at `address` knows under `key`; yield it and its address.
+
+    Raises
+    ------
+    TimeoutError
+        The tracker does not hear of it in time.
+    """
+    tuning = ("--tuning", address, "--tuning-key", key, "--tuning-port", str(free_port()))
+    command = [sys.executable, "-m", "decnn_tvm", "worker", *tuning, *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        before = known_boards(address, key)
+        assert process.stdout is not None
+        place = json.loads(process.stdout.readline())
+        wait_until(lambda: known_boards(address, key) > before)
+        yield process, f"{place['host']}:{place['port']}"
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=30)
+        end(process)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
