@@ -32,9 +32,9 @@ WIDEST, WIDER = "G4 x1.75, stage shuffles", "G4 x1.5, stage shuffles"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    options = _options(arguments)
+    options = read_options(arguments)
     torch.set_num_threads(options.threads)
-    regime = _regime(options)
+    regime = regime_of(options)
     variants = [variant for variant in VARIANTS if _wanted(variant, options.variants)]
     rows: list[dict[str, Any]] = []
     summary: dict[str, Figure] = {}
@@ -67,7 +67,7 @@ def _table(
             {
                 "network": name,
                 "variant": variant,
-                "channels": "/".join(map(str, _channels(runs[0].network))),
+                "channels": "/".join(map(str, stage_channels(runs[0].network))),
                 "M MACs": cost["macs"] / 1e6,
                 "k parameters": cost["parameters"] / 1e3,
                 "exchange kB, float32": cost["exchange_bytes"]["float32"] / 1e3,
@@ -85,7 +85,7 @@ def _table(
     return rows, summary
 
 
-def _channels(network: Any) -> list[int]:
+def stage_channels(network: Any) -> list[int]:
     """Return the channels of each stage, in order."""
     from decnn_tvm.inspection import inspect_network
 
@@ -93,7 +93,8 @@ def _channels(network: Any) -> list[int]:
     return list(dict.fromkeys(sizes))
 
 
-def _regime(options: argparse.Namespace) -> Regime:
+def regime_of(options: argparse.Namespace) -> Regime:
+    """Return the regime that the options ask for, its images read."""
     data = read_cifar10(options.data, options.out)
     if options.subset is not None:
         data = first_images(data, options.subset, max(256, options.subset // 5))
@@ -121,7 +122,8 @@ def _wanted(variant: str, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(pattern in variant for pattern in patterns)
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     options = parser("benchmarks.accuracy", __doc__ or "")
     add = options.add_argument
     add("--data", type=Path, required=True, metavar="FILE", help="the archive of JPEG images")
