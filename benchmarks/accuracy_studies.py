@@ -23,7 +23,15 @@ from benchmarks.accuracy_runs import (
 from benchmarks.harness import Figure
 from decnn_tvm.decoupling import decouple
 from decnn_tvm.network import Network
-from decnn_tvm.training import Distillation, Recipe, accuracy, decouple_calibrated, to_torch
+from decnn_tvm.training import (
+    Distillation,
+    Recipe,
+    accuracy,
+    decouple_calibrated,
+    to_torch,
+    wire_accuracies,
+)
+from decnn_tvm.training.finetune import CALIBRATION_IMAGES
 
 WITHIN = 0.005
 """A start has arrived when it is this near to the dense network: half a point."""
@@ -90,7 +98,9 @@ def study_wires(
             if VARIANTS[variant] is None:
                 continue
             run = trained(regime, name, variant, seed)
-            found = run.report["wire_accuracy"]
+            batches = regime.batches(seed)
+            images = batches.calibration(CALIBRATION_IMAGES)
+            found = wire_accuracies(run.network, batches, images, device=regime.device)
             sent = run.report["cost"]["exchange_bytes"]
             row: dict[str, Any] = {"network": name, "variant": variant, "seed": seed}
             row["float32 top-1, %"] = 100 * found["float32"]
