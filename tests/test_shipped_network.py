@@ -53,6 +53,8 @@ def test_test_images_come_from_all_classes() -> None:
         chosen = some_test_images(data(classes), 7, Path("cifar10"))
         assert chosen.labels.tolist() == [i % 10 for i in (0, 16, 33, 49, 66, 82, 99)]
     assert len(some_test_images(data(classes), 1000, Path("cifar10")).labels) == 100
+    with pytest.raises(InputError, match="1 test image; expected several"):
+        some_test_images(data(classes, 1), 7, Path("cifar10"))
     with pytest.raises(InputError, match=r"pets has the classes \['a', 'b'\]; expected CIFAR-10's"):
         some_test_images(data(["a", "b"]), 7, Path("pets"))
     images = LabelledImages(pixels=np.zeros((1, 8, 8, 3), "uint8"), labels=np.zeros(1, "int64"))

@@ -132,6 +132,8 @@ def some_test_images(data: ImageData, count: int, source: Path) -> LabelledImage
             f"{source} has the classes {list(data.classes)}; expected CIFAR-10's: {classes}"
         )
     total = len(data.test.labels)
+    if total < 2:
+        raise InputError(f"{source} has {total} test image; expected several, to compare answers")
     index = np.unique(np.linspace(0, total - 1, min(count, total)).astype("int64"))
     return LabelledImages(pixels=data.test.pixels[index], labels=data.test.labels[index])
 
