@@ -97,18 +97,24 @@ def test_a_run_becomes_the_network_that_is_shipped(archive: Path, tmp_path: Path
 
 
 def test_starts(archive: Path, tmp_path: Path) -> None:
-    options = ["--epochs", 1, "--study", "starts", "--budgets", 1, "--variants", "dense", "x1.5"]
-    rows = table(archive, tmp_path, *options)["rows"]
+    options = ["--epochs", 1, "--variants", "dense", "x1.5"]
+    rows = table(archive, tmp_path, *options, "--study", "starts", "--budgets", 1)["rows"]
     assert [row["start"] for row in rows] == [
         "fresh",
         "inherited, naive",
         "inherited, calibrated",
         "calibrated, distilled",
-        "naive, statistics taken anew",
-        "groups chosen, not fitted",
-        "natural groups, fitted",
     ]
     assert all(row["top-1 before training, %"] is not None for row in rows)
+    rows = table(archive, tmp_path, *options, "--study", "untrained")["rows"]
+    assert [row["weights"].split(",")[0] for row in rows] == [
+        "naive",
+        "naive",
+        "groups chosen",
+        "natural groups",
+        "calibrated: groups chosen and fitted",
+    ]
+    assert all(0 <= row["top-1, %"] <= 100 for row in rows)
 
 
 def test_an_archive_of_something_else(tmp_path: Path) -> None:
