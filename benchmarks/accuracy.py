@@ -2,9 +2,9 @@
 """How accurate decoupled networks are on CIFAR-10, trained alike, beside the dense ones.
 
 The table: dense; four groups without shuffles, with shuffles after stages, with a shuffle after
-each block; and wider ones, x1.5 and x1.75. ``--study starts`` shows instead how near a decoupled
-network is before any training, and how many epochs each start needs to come within half a point of
-the dense network; ``--study wires`` what float16 and int8 exchanges cost.
+each block; and wider ones, x1.5 and x1.75. ``--study untrained`` shows instead how near a decoupled
+network is before any training; ``--study starts`` how many epochs each start needs to come within
+half a point of the dense network; ``--study wires`` what float16 and int8 exchanges cost.
 
 Every run is kept under ``--out``, in a folder of its regime (images, epochs, recipe, device): what
 is there is not trained again, what was interrupted goes on, and one table shows one regime alone.
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.accuracy_runs import DENSE, NETWORKS, VARIANTS, Regime, trained
-from benchmarks.accuracy_studies import study_starts, study_wires
+from benchmarks.accuracy_studies import study_starts, study_untrained, study_wires
 from benchmarks.cifar10 import channel_statistics, first_images, read_cifar10
 from benchmarks.harness import Figure, parser, progress, report
 from decnn_tvm.training import Recipe
@@ -32,9 +32,9 @@ WIDEST, WIDER = "G4 x1.75, stage shuffles", "G4 x1.5, stage shuffles"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    options = _options(arguments)
+    options = read_options(arguments)
     torch.set_num_threads(options.threads)
-    regime = _regime(options)
+    regime = regime_of(options)
     variants = [variant for variant in VARIANTS if _wanted(variant, options.variants)]
     rows: list[dict[str, Any]] = []
     summary: dict[str, Figure] = {}
@@ -44,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found, figures = study_starts(
                 regime, name, studied, options.seeds[0], options.budgets, options.start_rate
             )
+        elif options.study == "untrained":
+            decoupled = [v for v in variants if v != DENSE]
+            found, figures = study_untrained(regime, name, decoupled, options.seeds[0])
         elif options.study == "wires":
             found, figures = study_wires(regime, name, variants, options.seeds)
         else:
@@ -67,7 +70,7 @@ def _table(
             {
                 "network": name,
                 "variant": variant,
-                "channels": "/".join(map(str, _channels(runs[0].network))),
+                "channels": "/".join(map(str, stage_channels(runs[0].network))),
                 "M MACs": cost["macs"] / 1e6,
                 "k parameters": cost["parameters"] / 1e3,
                 "exchange kB, float32": cost["exchange_bytes"]["float32"] / 1e3,
@@ -85,7 +88,7 @@ def _table(
     return rows, summary
 
 
-def _channels(network: Any) -> list[int]:
+def stage_channels(network: Any) -> list[int]:
     """Return the channels of each stage, in order."""
     from decnn_tvm.inspection import inspect_network
 
@@ -93,7 +96,8 @@ def _channels(network: Any) -> list[int]:
     return list(dict.fromkeys(sizes))
 
 
-def _regime(options: argparse.Namespace) -> Regime:
+def regime_of(options: argparse.Namespace) -> Regime:
+    """Return the regime that the options ask for, its images read."""
     data = read_cifar10(options.data, options.out)
     if options.subset is not None:
         data = first_images(data, options.subset, max(256, options.subset // 5))
@@ -121,7 +125,8 @@ def _wanted(variant: str, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(pattern in variant for pattern in patterns)
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     options = parser("benchmarks.accuracy", __doc__ or "")
     add = options.add_argument
     add("--data", type=Path, required=True, metavar="FILE", help="the archive of JPEG images")
@@ -130,7 +135,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--variants", nargs="+", metavar="PART", help="rows whose names hold one of these (all)")
     add("--epochs", type=int, default=30, help="(%(default)s)")
     add("--seeds", type=int, nargs="+", default=[0], help="(0)")
-    add("--study", choices=("starts", "wires"), help="a study instead of the table")
+    add("--study", choices=("untrained", "starts", "wires"), help="a study instead of the table")
     add("--budgets", type=int, nargs="+", default=[1, 2, 3, 6, 10, 20, 30], metavar="EPOCHS",
         help="epochs that --study starts tries, in turn (1 2 3 6 10 20 30)")  # fmt: skip
     add("--batch", type=int, default=128, help="(%(default)s)")

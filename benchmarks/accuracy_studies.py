@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Studies of `benchmarks.accuracy`: starts of a training, and wires."""
+"""Studies of `benchmarks.accuracy`: right after decoupling, starts of a training, and wires."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.accuracy_runs import (
     DENSE,
@@ -20,10 +20,18 @@ from benchmarks.accuracy_runs import (
     trained,
     variant_network,
 )
-from benchmarks.harness import Figure
+from benchmarks.harness import Figure, progress
 from decnn_tvm.decoupling import decouple
 from decnn_tvm.network import Network
-from decnn_tvm.training import Distillation, Recipe, accuracy, decouple_calibrated, to_torch
+from decnn_tvm.training import (
+    Distillation,
+    Recipe,
+    accuracy,
+    decouple_calibrated,
+    to_torch,
+    wire_accuracies,
+)
+from decnn_tvm.training.finetune import CALIBRATION_IMAGES
 
 WITHIN = 0.005
 """A start has arrived when it is this near to the dense network: half a point."""
@@ -71,13 +79,52 @@ def study_starts(
                     "dense top-1, %": 100 * dense.accuracy,
                 }
             )
-        rows += _untrained_rows(regime, name, variant, seed, dense.network)
         fresh, distilled = needed["fresh"], needed["calibrated, distilled"]
         if fresh and distilled:
             summary[f"{name} {variant}: epochs, distilled / fresh"] = Figure(
                 distilled / fresh, 0.2, at_most=True
             )
     return rows, summary
+
+
+def study_untrained(
+    regime: Regime, name: str, variants: Sequence[str], seed: int
+) -> tuple[Rows, dict[str, Figure]]:
+    """Compare the accuracy right after decoupling, and what each part of the calibration gives."""
+    dense = trained(regime, name, DENSE, seed)
+    images = regime.batches(seed).calibration(_CALIBRATION).cpu()
+    rows: Rows = []
+    for variant in variants:
+        options = VARIANTS[variant]
+        assert options is not None
+        naive = partial(decouple, dense.network, groups=GROUPS, **options)
+        calibrated = partial(decouple_calibrated, dense.network, images, groups=GROUPS, **options)
+        for weights, module in {
+            "naive": to_torch(naive()),
+            "naive, statistics taken anew": _with_statistics(naive(), images),
+            "groups chosen, not fitted": to_torch(calibrated(fit=False)),
+            "natural groups, fitted": to_torch(calibrated(starts=0)),
+            "calibrated: groups chosen and fitted": to_torch(calibrated()),
+        }.items():
+            rows.append(
+                {
+                    "network": name,
+                    "variant": variant,
+                    "weights": weights,
+                    "top-1, %": round(100 * _accuracy(regime, module, seed), 2),
+                    "dense top-1, %": round(100 * dense.accuracy, 2),
+                }
+            )
+            progress(f"{variant}, {weights}: {rows[-1]['top-1, %']} %")
+    return rows, {}
+
+
+def _with_statistics(network: Network, images: Tensor) -> nn.Module:
+    """Return the module with the batch norms' statistics of these images."""
+    module = to_torch(network, momentum=1.0).train()
+    with torch.no_grad():
+        module(images)
+    return module.eval()
 
 
 def study_wires(
@@ -90,7 +137,9 @@ def study_wires(
             if VARIANTS[variant] is None:
                 continue
             run = trained(regime, name, variant, seed)
-            found = run.report["wire_accuracy"]
+            batches = regime.batches(seed)
+            images = batches.calibration(CALIBRATION_IMAGES)
+            found = wire_accuracies(run.network, batches, images, device=regime.device)
             sent = run.report["cost"]["exchange_bytes"]
             row: dict[str, Any] = {"network": name, "variant": variant, "seed": seed}
             row["float32 top-1, %"] = 100 * found["float32"]
@@ -128,34 +177,6 @@ class _Once:
         if self.made is None:
             self.made = self.make()
         return self.made
-
-
-def _untrained_rows(regime: Regime, name: str, variant: str, seed: int, dense: Network) -> Rows:
-    """Return what each part of the calibration gives by itself, before any training."""
-    options: Mapping[str, Any] = VARIANTS[variant] or {}
-    images = regime.batches(seed).calibration(_CALIBRATION).cpu()
-    naive = to_torch(decouple(dense, groups=GROUPS, **options), momentum=1.0).train()
-    with torch.no_grad():
-        naive(images)  # with this momentum the statistics become those of the images
-    calibrated = partial(decouple_calibrated, dense, images, groups=GROUPS, **options)
-    found = {
-        "naive, statistics taken anew": naive.eval(),
-        "groups chosen, not fitted": to_torch(calibrated(fit=False)),
-        "natural groups, fitted": to_torch(calibrated(starts=0)),
-    }
-    return [
-        {
-            "network": name,
-            "variant": variant,
-            "start": start,
-            "lr": None,
-            "top-1 before training, %": 100 * _accuracy(regime, module, seed),
-            "epochs to dense - 0.5": None,
-            "top-1 reached, %": None,
-            "dense top-1, %": None,
-        }
-        for start, module in found.items()
-    ]
 
 
 def _recipe(regime: Regime, start: str, seed: int, learning_rate: float, distils: bool) -> Recipe:

@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.accuracy import main
+from benchmarks import ship_network
+from benchmarks.accuracy import main, stage_channels
+from benchmarks.accuracy_runs import VARIANTS, variant_network
 from benchmarks.cifar10 import read_cifar10
+from decnn_tvm.demo.shipped_network import shipped_card, shipped_network
 from decnn_tvm.errors import TrainingError
+from decnn_tvm.training.report import network_cost
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +72,49 @@ def test_rows_regimes_and_what_is_not_trained_again(archive: Path, tmp_path: Pat
     assert wires[0]["int8 kB"] == pytest.approx(grouped["exchange kB, float32"] / 4)
 
 
+def test_wider_networks_cost_less_than_the_dense_one() -> None:
+    """Channels are multiples of 16, which a shuffle of four groups needs: 28 and 56 become more."""
+    found = {}
+    for variant in VARIANTS:
+        network = variant_network("resnet20", variant, 0)
+        macs = network_cost(network).macs / 1e6
+        found[variant.removesuffix(", stage shuffles")] = (stage_channels(network), round(macs, 1))
+    assert found["dense"] == ([16, 32, 64], 40.8)
+    assert found["G4 x1.5"] == ([32, 48, 96], 30.0)
+    assert found["G4 x1.75"] == ([32, 64, 112], 38.3)
+
+
+def test_a_run_becomes_the_network_that_is_shipped(archive: Path, tmp_path: Path) -> None:
+    options = ["--data", archive, "--out", tmp_path, "--epochs", 1, "--batch", 16, "--threads", 1]
+    arguments = [str(o) for o in [*options, "--device", "cpu", "--variants"]]
+    ship_network.main([*arguments, "x1, stage"], tmp_path / "shipped")
+    card, network = shipped_card(tmp_path / "shipped"), shipped_network(tmp_path / "shipped")
+    assert (network.groups, network.name) == (4, "resnet20-g4-x1-cifar10")
+    assert (card.classes, card.channels, card.epochs) == (["cat", "dog"], [16, 32, 64], 1)
+    assert card.parameters == network_cost(network).parameters
+    with pytest.raises(SystemExit, match="expected one decoupled one"):
+        ship_network.main([*arguments, "x1"], tmp_path / "shipped")
+
+
 def test_starts(archive: Path, tmp_path: Path) -> None:
-    options = ["--epochs", 1, "--study", "starts", "--budgets", 1, "--variants", "dense", "x1.5"]
-    rows = table(archive, tmp_path, *options)["rows"]
+    options = ["--epochs", 1, "--variants", "dense", "x1.5"]
+    rows = table(archive, tmp_path, *options, "--study", "starts", "--budgets", 1)["rows"]
     assert [row["start"] for row in rows] == [
         "fresh",
         "inherited, naive",
         "inherited, calibrated",
         "calibrated, distilled",
-        "naive, statistics taken anew",
-        "groups chosen, not fitted",
-        "natural groups, fitted",
     ]
     assert all(row["top-1 before training, %"] is not None for row in rows)
+    rows = table(archive, tmp_path, *options, "--study", "untrained")["rows"]
+    assert [row["weights"].split(",")[0] for row in rows] == [
+        "naive",
+        "naive",
+        "groups chosen",
+        "natural groups",
+        "calibrated: groups chosen and fitted",
+    ]
+    assert all(0 <= row["top-1, %"] <= 100 for row in rows)
 
 
 def test_an_archive_of_something_else(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ not see; docs/RESULTS.md has the figures.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -35,6 +36,21 @@ CANDIDATES = 48
 PERCENTILE = 0.9999
 # Limits are looked for down to this part of the maximum.
 _LEAST = 0.1
+
+
+def headroom_limits(largest: Any, where: Callable[..., Any]) -> Any:
+    """Return the limits that stand for the largest magnitudes seen, by ``"headroom"``.
+
+    The compiler's and, in training, the fake quantisation's rule: `largest` is an array of NumPy or
+    a tensor of PyTorch, one element for each channel, and `where` that library's own.
+    """
+    return _positive(largest * HEADROOM, where)
+
+
+def _positive(found: Any, where: Callable[..., Any]) -> Any:
+    """Return limits above 0: a channel that was always zero gets whatever suits the others."""
+    widest = found.max()
+    return where(found > 0, found, where(widest > 0, widest, 1.0))
 
 
 class ChannelHistogram:
@@ -64,16 +80,15 @@ class ChannelHistogram:
 
     def limits(self, method: Method, levels: int) -> Array:
         """Return a positive limit per channel for integers up to `levels`."""
-        if method in ("headroom", "max"):
-            found = self.largest * (HEADROOM if method == "headroom" else 1.0)
+        if method == "headroom":
+            return np.asarray(headroom_limits(self.largest, np.where), "float32")
+        if method == "max":
+            found = self.largest
         elif method == "percentile":
             found = self._percentile()
         else:
             found = self._least_error(levels)
-        # A channel that was always zero: whatever suits the others.
-        fallback = found.max() if found.max() > 0 else 1.0
-        limits: Array = np.where(found > 0, found, fallback).astype("float32")
-        return limits
+        return np.asarray(_positive(found, np.where), "float32")
 
     def _widen(self, largest: Array) -> None:
         """Let the histograms reach to `largest`: double a bin's width, two bins becoming one."""

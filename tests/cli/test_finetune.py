@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from decnn_tvm.frontend import save_onnx
 from decnn_tvm.testing.equality import reference_outputs
@@ -22,6 +23,15 @@ TIMEOUT = 60
 Command = Callable[..., Any]
 Start = Callable[..., "subprocess.Popen[str]"]
 OPTIONS = ["--mean", "0.5", "--std", "0.25", "--device", "cpu", "--no-augment", "--images", 64]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: several that share a core wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

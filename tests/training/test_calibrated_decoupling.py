@@ -10,6 +10,8 @@ import tvm
 from torch import nn
 from torch.nn import functional
 
+from decnn_tvm.channel_assignment import ChannelAssignment, Channels, Layer, Side
+from decnn_tvm.channel_layout import ChannelLayout
 from decnn_tvm.decoupling import choose_structure, decouple, widening_pass
 from decnn_tvm.errors import DecoupleError, TrainingError
 from decnn_tvm.frontend import load, to_onnx
@@ -19,8 +21,6 @@ from decnn_tvm.passes.weights import weight_values
 from decnn_tvm.testing import zoo
 from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
 from decnn_tvm.training import decouple_calibrated, to_torch
-from decnn_tvm.training.channel_assignment import ChannelAssignment, Channels, Layer, Side
-from decnn_tvm.training.channel_layout import ChannelLayout
 from decnn_tvm.training.trained_weights import replace_weights
 
 STRUCTURES: list[dict[str, Any]] = [

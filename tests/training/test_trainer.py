@@ -19,12 +19,15 @@ from decnn_tvm.training import (
     ImageBatches,
     Recipe,
     accuracy,
+    calibrate_wires,
     to_torch,
     train,
+    trainer,
 )
 from decnn_tvm.training.answers import distillation_loss
 from decnn_tvm.training.batches import Batch
 from decnn_tvm.training.trainer import TrainingProgress
+from decnn_tvm.training.wire_rounding import wire_roundings
 
 RECIPE = Recipe(epochs=3, learning_rate=0.1, schedule="cosine", warmup_epochs=0.5, dropout=0.1)
 
@@ -84,6 +87,44 @@ def _late(stop: object) -> object:
             stop(dataclasses.replace(state, epoch=1, step=1))  # type: ignore[operator]
 
     return progress
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision(
+    dtype: torch.dtype,
+    grouped: Network,
+    batches: ImageBatches,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a GPU does by default: 16 bits in convolutions, float32 in weights; resumed alike."""
+    monkeypatch.setattr(trainer, "_half_precision", lambda device: dtype)
+    recipe = Recipe(epochs=2, learning_rate=0.1, wire="int8")
+    found = []
+
+    def mixed(folder: Path, stop: int = 99) -> torch.nn.Module:
+        def progress(state: TrainingProgress) -> None:
+            if len(state.history) == stop and state.step < state.steps:
+                raise Stopped
+
+        module = to_torch(grouped, wire="int8")
+        for part in wire_roundings(module):
+            part.register_forward_hook(lambda part, args, result: found.append(result.dtype))
+        calibrate_wires(module, batches.calibration(64))
+        found.clear()
+        train(module, batches, recipe, folder, mixed_precision=True, progress=progress)
+        return module
+
+    whole = mixed(tmp_path / "whole")
+    assert dtype in found
+    assert all(value.dtype == torch.float32 for value in whole.parameters())
+    assert accuracy(whole, batches) > 0.7
+    saved = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)
+    assert bool(saved["state"]["scaler"]) == (dtype == torch.float16)  # bfloat16 needs none
+    with pytest.raises(Stopped):
+        mixed(tmp_path / "parts", stop=1)
+    resumed = mixed(tmp_path / "parts").state_dict()
+    assert all(torch.equal(resumed[name], value) for name, value in whole.state_dict().items())
 
 
 def test_a_checkpoint_of_another_training_is_refused(

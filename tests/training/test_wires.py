@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from decnn_tvm.channel_histogram import ChannelHistogram, headroom_limits
 from decnn_tvm.decoupling import decouple
 from decnn_tvm.errors import TrainingError
 from decnn_tvm.frontend import load
@@ -31,11 +32,10 @@ def test_rounding_to_8_bits(unsigned: bool) -> None:
     x = np.random.default_rng(0).standard_normal((4, 3, 5, 5)).astype("float32")
     x *= np.array([0.01, 1.0, 100.0], "float32").reshape(1, 3, 1, 1)
     x = np.abs(x) if unsigned else x
-    seen, other = x[:2], x[2:]
-    rounding = WireRounding("int8", 3).eval()
+    seen, other = x[:2], 2 * x[2:]
+    rounding = WireRounding("int8", 3, signed=not unsigned).eval()
     calibrate_wires(rounding, torch.from_numpy(seen))
-    limit = np.abs(seen).max((0, 2, 3))
-    np.testing.assert_allclose(rounding.limit, limit, rtol=1e-6)
+    limit = 1.5 * np.abs(seen).max((0, 2, 3))
     found = rounding(torch.from_numpy(other)).detach().numpy()
     expected = int8(other, limit, unsigned)
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(other).max()
@@ -44,7 +44,7 @@ def test_rounding_to_8_bits(unsigned: bool) -> None:
 
 def test_gradients_pass_the_rounding_and_stop_at_the_clip() -> None:
     rounding = WireRounding("int8", 1).eval()
-    calibrate_wires(rounding, torch.tensor([-1.0, 1.0]).reshape(1, 1, 1, 2))
+    calibrate_wires(rounding, torch.tensor([-0.8, 0.8]).reshape(1, 1, 1, 2))
     x = torch.tensor([0.3, -0.9, 1.5, -7.0]).reshape(1, 1, 1, 4).requires_grad_()
     rounding(x).sum().backward()
     assert x.grad is not None and x.grad.flatten().tolist() == [1.0, 1.0, 0.0, 0.0]
@@ -62,14 +62,14 @@ def test_limits_follow_the_batches_of_a_training() -> None:
     rounding = WireRounding("int8", 1).train()
     for value in (1.0, 3.0):
         rounding(torch.full((1, 1, 2, 2), value))
-    assert float(rounding.limit) == pytest.approx(1.0 + 0.1 * 2.0)
+    assert float(rounding.largest) == pytest.approx(1.0 + 0.1 * 2.0)
 
 
 def test_exchanges_are_at_the_shuffles() -> None:
     net = decouple(load(zoo.small("resnet18")), multiple=16)
     graph = read_graph(net.function)
     points = exchange_points(net)
-    assert list(points.values()) == [1, 1, 1]
+    assert list(points.values()) == [(1, False)] * 3
     for var in points:  # the end of a shuffle: reshape, transpose, reshape
         names = []
         for _ in range(4):
@@ -103,6 +103,33 @@ def test_a_float16_wire_is_what_the_compiled_network_has() -> None:
         assert np.abs(ours - theirs).max() < 0.3 * np.abs(ours - exact).max()
 
 
+def test_an_int8_wire_is_what_the_calibrated_network_has() -> None:
+    """The same images give both the same ranges, so that both round alike."""
+    net = decouple(load(zoo.small("resnet18")), multiple=16, weights="fresh")
+    images = random_inputs(net.inputs[0].shape, 8, seed=3)
+    inputs = random_inputs(net.inputs[0].shape)
+    module, plain = to_torch(net, wire="int8"), to_torch(net)
+    calibrate_wires(module, torch.from_numpy(np.concatenate(images)))
+    with temporary_package(net, wire="int8", calibration=images) as package:
+        compiled = split_outputs(package, inputs, (1, 1, 1, 1))
+    for x, theirs in zip(inputs, compiled, strict=True):
+        with torch.no_grad():
+            ours, exact = (m(torch.from_numpy(x)).numpy() for m in (module, plain))
+        assert np.abs(ours - theirs).max() < 0.2 * np.abs(ours - exact).max()
+
+
+def test_channels_that_were_always_zero_get_the_range_of_the_others() -> None:
+    histogram = ChannelHistogram(3)
+    values = np.array([[0.0, 0.0], [1.0, 3.0], [2.0, 0.5]])
+    histogram.add(values)
+    rounding = WireRounding("int8", 3, axis=0, signed=False).eval()
+    calibrate_wires(rounding, torch.from_numpy(values), batch=3)
+    limits = histogram.limits("headroom", 255)
+    assert limits.tolist() == [4.5, 4.5, 3.0]
+    found = headroom_limits(rounding.largest, torch.where)
+    np.testing.assert_array_equal(found, limits)
+
+
 def test_training_with_wires_and_its_weights(
     grouped: Network, batches: ImageBatches, tmp_path: Path
 ) -> None:
@@ -111,5 +138,5 @@ def test_training_with_wires_and_its_weights(
     recipe = Recipe(epochs=2, learning_rate=0.1, wire="int8")
     history = train(module, batches, recipe, tmp_path)
     assert history[-1].accuracy > 0.8
-    assert all(float(part.limit.min()) > 0 for part in wire_roundings(module))
+    assert all(float(part.largest.min()) > 0 for part in wire_roundings(module))
     assert from_torch(grouped, module).groups == 4

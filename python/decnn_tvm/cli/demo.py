@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``decnn demo``: a trained network split exactly, then a decoupled one streamed and drawn."""
+"""``decnn demo``: a network split exactly, a trained decoupled one, and a wide one streamed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from decnn_tvm.cli.options import Commands, add_command
 from decnn_tvm.cli.tables import print_devices, print_table
 
 if TYPE_CHECKING:
+    from decnn_tvm.demo.classification import Classification
     from decnn_tvm.demo.decoupled_stream import StreamReport
     from decnn_tvm.demo.exact_split import Comparison
+    from decnn_tvm.labelled_images import LabelledImages
 
 EXAMPLE = """\
   decnn demo --out demo-out
-  decnn demo --quick"""
+  decnn demo --quick
+  decnn demo --data cifar10/"""
 
 TOLERANCE = 1e-4
 """Largest error allowed, relative to the reference's largest magnitude."""
+
+_TEST_IMAGES = 1000
+_SHOWN = 20
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -32,7 +38,8 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "demo",
         "see it work on real photographs, in three minutes at most on two cores",
         "Split a trained ResNet-50-thin exactly over four local workers and compare every answer\n"
-        "with ONNX Runtime. Then decouple ResNet-50, stream images through it, and draw who\n"
+        "with ONNX Runtime. Let a small decoupled network, trained on CIFAR-10, classify images\n"
+        "over four workers. Then decouple ResNet-50, stream images through it, and draw who\n"
         "computed what when.",
         EXAMPLE,
     )
@@ -40,6 +47,13 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "--out", type=Path, default=Path("demo-out"), metavar="DIR", help="folder (demo-out)"
     )
     parser.add_argument("--quick", action="store_true", help="fewer photographs")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help=f"CIFAR-10, to classify {_TEST_IMAGES} of its test images instead of the 20 that "
+        "foolbox carries: a folder train/CLASS/*, test/CLASS/* or an .npz file, as for finetune",
+    )
     return parser
 
 
@@ -50,6 +64,7 @@ def execute(options: argparse.Namespace) -> None:
     from decnn_tvm.demo.exact_split import split_exactly
 
     pictures = photographs(4 if options.quick else 20)
+    images = _labelled_images(options.data)
     options.out.mkdir(parents=True, exist_ok=True)
     print(
         "1. opennsfw's ResNet-50-thin (trained weights), undecoupled, split over "
@@ -60,8 +75,9 @@ def execute(options: argparse.Namespace) -> None:
             pictures, options.out / "opennsfw.pkg", workers=WORKERS, progress=progress
         )
     _show_comparison(pictures, comparisons)
+    _classify(images, options.out)
     print(
-        f"\n2. ResNet-50, decoupled (x1.75, G = 4, three shuffles), on {WORKERS} local workers.\n"
+        f"\n3. ResNet-50, decoupled (x1.75, G = 4, three shuffles), on {WORKERS} local workers.\n"
         "   Its weights are random, UNTRAINED: its answers mean nothing. What is shown is that\n"
         "   the split computes the same numbers, and what that takes."
     )
@@ -71,6 +87,58 @@ def execute(options: argparse.Namespace) -> None:
         )
     _show_stream(report)
     _draw(report, options.out / "timeline.png")
+
+
+def _labelled_images(source: Path | None) -> LabelledImages:
+    from decnn_tvm.demo.classification import some_test_images
+    from decnn_tvm.demo.data import cifar10_images
+    from decnn_tvm.labelled_images import read_image_data
+
+    if source is None:
+        return cifar10_images()
+    return some_test_images(read_image_data(source, (32, 32, 3)), _TEST_IMAGES, source)
+
+
+def _classify(images: LabelledImages, folder: Path) -> None:
+    from decnn_tvm.demo.classification import classify
+    from decnn_tvm.demo.decoupled_stream import WORKERS
+    from decnn_tvm.demo.shipped_network import shipped_card
+
+    card = shipped_card()
+    print(
+        f"\n2. {card.name}: ResNet-20 for CIFAR-10, decoupled ({card.structure}) and trained for "
+        f"{card.epochs} epochs\n"
+        f"   by decnn_tvm.training, on {WORKERS} local workers; {len(images.labels)} test images, "
+        "which it was not trained on."
+    )
+    with progress_bar() as progress:
+        found = classify(images, folder / "cifar10.pkg", workers=WORKERS, progress=progress)
+    _show_classification(found)
+
+
+def _show_classification(found: Classification) -> None:
+    names = found.card.classes
+    rows = [
+        (
+            str(number),
+            names[label],
+            names[answer],
+            f"{sure:.0%}",
+            "" if answer == label else "wrong",
+        )
+        for number, (label, answer, sure) in enumerate(
+            zip(found.labels, found.answers, found.confidences, strict=True)
+        )
+    ]
+    print_table("", ("image", "shows", "answer", "sure", ""), rows[:_SHOWN], text=3)
+    _verdict(found.logits)
+    total = len(found.labels)
+    print(
+        f"top-1: {found.right} of {total} right ({found.right / total:.1%}); on all 10,000 test "
+        f"images, as its card says, {found.card.accuracy:.2%}\n"
+        f"movements per image: {', '.join(found.movements)}; {found.throughput:.0f} images per "
+        "second"
+    )
 
 
 def _show_comparison(pictures: list[Path], comparisons: list[Comparison]) -> None:
@@ -127,7 +195,7 @@ def _verdict(comparison: Comparison) -> None:
     from decnn_tvm.errors import ClusterError
 
     text = (
-        f"output {comparison.output!r}: over {len(comparison.ours)} photographs the largest "
+        f"output {comparison.output!r}: over {len(comparison.ours)} images the largest "
         f"difference from ONNX Runtime is {comparison.error:.1e} of the largest magnitude"
     )
     if not comparison.error <= TOLERANCE:

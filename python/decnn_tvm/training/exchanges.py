@@ -7,6 +7,7 @@ Both follow from the placements that the compiler itself infers.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import tvm
 from tvm import relax
@@ -16,6 +17,7 @@ from decnn_tvm.compiler import split_network
 from decnn_tvm.network import Network
 from decnn_tvm.passes.channel_order import infer_with_channel_order
 from decnn_tvm.passes.split_stages import plan_of
+from decnn_tvm.passes.value_ranges import is_non_negative
 from decnn_tvm.pipeline import preparation_passes
 from decnn_tvm.plan import Host, Sharded
 from decnn_tvm.transfers import HOST, transfers
@@ -23,8 +25,15 @@ from decnn_tvm.transfers import HOST, transfers
 WIRE_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
-def exchange_points(network: Network, groups: int | None = None) -> dict[relax.Var, int]:
-    """Return the variables of the network that travel rounded, with the axis of their channels.
+class ExchangePoint(NamedTuple):
+    """The axis of an exchanged tensor's channels, and whether an element can be negative."""
+
+    axis: int
+    signed: bool
+
+
+def exchange_points(network: Network, groups: int | None = None) -> dict[relax.Var, ExchangePoint]:
+    """Return the variables of the network that travel rounded.
 
     Partial sums, the inputs and the outputs travel in full.
 
@@ -40,8 +49,9 @@ def exchange_points(network: Network, groups: int | None = None) -> dict[relax.V
         return {}
     prepared = tvm.transform.Sequential(preparation_passes())(network.module)["main"]
     found = infer_with_channel_order(prepared, count)
+    values = relax.analysis.get_var2val(prepared)
     moved = {
-        str(var.name): source.axis
+        str(var.name): ExchangePoint(source.axis, not is_non_negative(var, values))
         for var, target in found.movements
         if isinstance(source := found.placements[var], Sharded) and target != Host()
     }

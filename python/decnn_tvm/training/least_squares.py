@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
+from decnn_tvm.channel_assignment import Index
 from decnn_tvm.network import Network
 from decnn_tvm.passes.dataflow_graph import (
     DataflowGraph,
@@ -36,7 +37,6 @@ from decnn_tvm.passes.dataflow_graph import (
     op_name,
     read_graph,
 )
-from decnn_tvm.training.channel_assignment import Index
 from decnn_tvm.training.folded_norms import added_weight
 from decnn_tvm.training.observation import Observer, batches
 from decnn_tvm.training.torch_module import translate

@@ -34,7 +34,7 @@ from decnn_tvm.passes.weights import (
     weight_values,
     weight_vars,
 )
-from decnn_tvm.training.exchanges import exchange_points
+from decnn_tvm.training.exchanges import ExchangePoint, exchange_points
 from decnn_tvm.training.torch_graph import TorchGraph
 from decnn_tvm.training.torch_layers import channel_shuffle
 from decnn_tvm.training.torch_operators import OPERATORS
@@ -186,7 +186,7 @@ class _Translator:
         self,
         graph: TorchGraph,
         dropout: Mapping[relax.Var, float],
-        rounded: Mapping[relax.Var, int],
+        rounded: Mapping[relax.Var, ExchangePoint],
         wire: Wire,
     ) -> None:
         self.graph, self.dropout, self.rounded, self.wire = graph, dropout, rounded, wire
@@ -260,6 +260,6 @@ class _Translator:
         return node
 
     def _rounded(self, var: relax.Var, node: fx.Node) -> fx.Node:
-        axis = self.rounded[var]
-        rounding = WireRounding(self.wire, static_shape(var)[axis], axis)
+        axis, signed = self.rounded[var]
+        rounding = WireRounding(self.wire, static_shape(var)[axis], axis, signed=signed)
         return self.graph.module("wire", rounding, node)

@@ -67,7 +67,7 @@ def train(
     *,
     teacher: nn.Module | None = None,
     start: str = "",
-    mixed_precision: bool = True,
+    mixed_precision: bool | None = None,
     progress: ProgressCallback | None = None,
 ) -> tuple[EpochRecord, ...]:
     """Train a module and leave it in eval mode with the weights that the recipe keeps.
@@ -86,8 +86,9 @@ def train(
         For `Recipe.distillation`; on the same device.
     start : str
         What the weights are at first: a checkpoint of another start is not this training's.
-    mixed_precision : bool
-        On a GPU, compute in 16 bits what can be so computed.
+    mixed_precision : bool, optional
+        Compute in 16 bits what can be so computed; by default on a GPU. On a CPU it pays where the
+        processor multiplies bfloat16 itself.
     progress : callable, optional
         Told of every step.
 
@@ -129,7 +130,7 @@ class _Run:
         batches: Batches,
         recipe: Recipe,
         teacher: nn.Module | None,
-        mixed_precision: bool,
+        mixed_precision: bool | None,
         progress: ProgressCallback | None,
     ) -> None:
         self.module, self.batches, self.recipe = module, batches, recipe
@@ -141,8 +142,8 @@ class _Run:
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
-        gpu = mixed_precision and self.device.type == "cuda"
-        self.precision = _half_precision() if gpu else None
+        mixed = self.device.type == "cuda" if mixed_precision is None else mixed_precision
+        self.precision = _half_precision(self.device) if mixed else None
         # bfloat16 has the range of float32, and so needs no scaling of the loss.
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision == torch.float16
@@ -265,8 +266,9 @@ class _Run:
             )
 
 
-def _half_precision() -> torch.dtype:
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+def _half_precision(device: torch.device) -> torch.dtype:
+    bfloat = device.type != "cuda" or torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if bfloat else torch.float16
 
 
 def _copied(module: nn.Module) -> dict[str, Tensor]:

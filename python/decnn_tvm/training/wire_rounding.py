@@ -2,9 +2,11 @@
 """What a float16 or int8 wire does to an activation, as a module that can be trained through.
 
 With q levels (127 for int8; 255 for uint8, where nothing is negative) and a static scale
-s = limit / q for each channel, int8 gives ``s * clip(round(x / s), -q or 0, q)``. Gradients pass
-straight through the rounding and stop where a value was clipped (Bengio et al., "Estimating or
-Propagating Gradients Through Stochastic Neurons", 2013).
+s = limit / q for each channel, int8 gives ``s * clip(round(x / s), -q or 0, q)``. Limits follow
+from the largest magnitudes by the compiler's own default, `headroom_limits`, so that a network
+compiled with a calibration on the same images rounds alike. Gradients pass straight through the
+rounding and stop where a value was clipped (Bengio et al., "Estimating or Propagating Gradients
+Through Stochastic Neurons", 2013).
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from decnn_tvm.channel_histogram import headroom_limits
 from decnn_tvm.errors import TrainingError
+from decnn_tvm.passes.wire_encoding import LEVELS
 
 Wire: TypeAlias = Literal["float32", "float16", "int8"]
 WIRES: tuple[Wire, ...] = ("float32", "float16", "int8")
-SIGNED_LEVELS, UNSIGNED_LEVELS = 127, 255
-_MOMENTUM = 0.1  # of the limits in training, as of the statistics of batch norms
-_TINY = 1e-12
+_MOMENTUM = 0.1  # of the largest magnitudes in training, as of the statistics of batch norms
 _HALF_MAX = 65504.0
 
 
@@ -33,27 +35,25 @@ class WireRounding(nn.Module):
         The wire.
     channels, axis : int
         How many channels have a scale each, and where they are.
+    signed : bool
+        Whether values can be negative; if not, int8 stands for uint8.
 
     Attributes
     ----------
-    limit : Tensor
+    largest : Tensor
         The largest magnitude of each channel; 0 until it has been observed.
-    lowest : Tensor
-        The smallest value that was seen, of all channels; none below 0 means uint8.
     observing : bool
         Let values pass as they are and take their ranges.
     """
 
-    limit: Tensor
-    lowest: Tensor
+    largest: Tensor
 
-    def __init__(self, wire: Wire, channels: int, axis: int = 1) -> None:
+    def __init__(self, wire: Wire, channels: int, axis: int = 1, *, signed: bool = True) -> None:
         super().__init__()
         if wire not in WIRES:
             raise TrainingError(f"wire {wire!r}: expected one of {list(WIRES)}")
-        self.wire, self.axis, self.observing = wire, axis, False
-        self.register_buffer("limit", torch.zeros(channels if wire == "int8" else 0))
-        self.register_buffer("lowest", torch.zeros(()))
+        self.wire, self.axis, self.signed, self.observing = wire, axis, signed, False
+        self.register_buffer("largest", torch.zeros(channels if wire == "int8" else 0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` as the receiver gets it."""
@@ -72,23 +72,23 @@ class WireRounding(nn.Module):
         """Take the largest magnitudes of `x` in: all of them, or as a moving average."""
         if self.wire != "int8":
             return
-        largest = x.detach().abs().movedim(self.axis, 0).flatten(1).amax(1).to(self.limit.dtype)
-        self.lowest.copy_(torch.minimum(self.lowest, x.detach().min().to(self.lowest.dtype)))
+        largest = x.detach().abs().movedim(self.axis, 0).flatten(1).amax(1).to(self.largest.dtype)
         if whole:
-            self.limit.copy_(torch.maximum(self.limit, largest))
+            self.largest.copy_(torch.maximum(self.largest, largest))
         else:
-            start = torch.where(self.limit > 0, self.limit, largest)
-            self.limit.copy_(start.lerp(largest, _MOMENTUM))
+            start = torch.where(self.largest > 0, self.largest, largest)
+            self.largest.copy_(start.lerp(largest, _MOMENTUM))
 
     def _integers(self, x: Tensor) -> Tensor:
-        signed = self.lowest < 0
-        levels = torch.where(signed, float(SIGNED_LEVELS), float(UNSIGNED_LEVELS))
+        levels = LEVELS["int8" if self.signed else "uint8"]
         shape = [1] * x.dim()
         shape[self.axis] = -1
-        scale = (self.limit.clamp(min=_TINY) / levels).reshape(shape).to(x.dtype)
+        # In float32 also under autocast: 16 bits do not hold a scale and 255 times it.
+        scale = (headroom_limits(self.largest, torch.where) / levels).reshape(shape)
         top = scale * levels
-        sent = torch.minimum(torch.maximum(x, -top * signed), top)
-        return sent + (torch.round(sent / scale) * scale - sent).detach()
+        sent = torch.minimum(torch.maximum(x.float(), -top * self.signed), top)
+        rounded = sent + (torch.round(sent / scale) * scale - sent).detach()
+        return rounded.to(x.dtype)
 
 
 def wire_roundings(module: nn.Module) -> list[WireRounding]:
@@ -110,8 +110,7 @@ def calibrate_wires(module: nn.Module, images: Tensor, batch: int = 64) -> None:
     """
     roundings = wire_roundings(module)
     for part in roundings:
-        part.limit.zero_()
-        part.lowest.zero_()
+        part.largest.zero_()
         part.observing = True
     try:
         with torch.no_grad():

@@ -16,6 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from decnn_tvm.channel_assignment import Channels, Index, Layer, Side, Sources
 from decnn_tvm.errors import DecoupleError
 from decnn_tvm.passes.canonicalize_channel_selection import CanonicalizeChannelSelection
 from decnn_tvm.passes.channel_axes import ChannelAxes
@@ -34,7 +35,6 @@ from decnn_tvm.passes.shuffle_places import shuffle_places
 from decnn_tvm.passes.weights import Array, weight_values
 from decnn_tvm.passes.widen_channels import WidenChannels, widened
 from decnn_tvm.presets import Structure
-from decnn_tvm.training.channel_assignment import Channels, Index, Layer, Side, Sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

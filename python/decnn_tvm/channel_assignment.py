@@ -77,6 +77,11 @@ Sources = dict[int, Index]
 """For each class, and each new position, the old channel that stands there."""
 
 
+def natural_order(classes: Mapping[int, Channels]) -> Sources:
+    """Return the order that channels have by themselves, copies after the originals."""
+    return {key: np.arange(c.new) % c.old for key, c in classes.items()}
+
+
 class ChannelAssignment:
     """Place the channels of every class.
 
@@ -98,7 +103,7 @@ class ChannelAssignment:
 
     def natural(self) -> Sources:
         """Return the order that channels have by themselves, copies after the originals."""
-        return {key: np.arange(c.new) % c.old for key, c in self.classes.items()}
+        return natural_order(self.classes)
 
     def solve(self, *, starts: int = 4, seed: int = 0) -> Sources:
         """Return the best assignment of several starts, of which the natural order is the first."""
