@@ -158,10 +158,17 @@ class EmulatedBoards:
 
     def start_worker(self, rank: int) -> str:
         """Start a worker on a board; return its address."""
-        host = f"{NETWORK}.{rank + 1}"
-        worker = (sys.executable, "-m", "decnn_tvm.runtime.worker", "--until-eof", "--insecure")
-        answer = json.loads(first_line(self.start(rank, *worker, "--host", host), START))
-        return f"{answer['host']}:{answer['port']}"
+        return self.launch_worker(rank)[0]
+
+    def launch_worker(
+        self, rank: int, keys: Path | None = None
+    ) -> tuple[str, subprocess.Popen[bytes]]:
+        """Start a worker on a board, with its folder of keys; return its address and process."""
+        worker = (sys.executable, "-m", "decnn_tvm.runtime.worker", "--until-eof")
+        trust = ("--insecure",) if keys is None else ("--keys", str(keys))
+        process = self.start(rank, *worker, *trust, "--host", f"{NETWORK}.{rank + 1}")
+        answer = json.loads(first_line(process, START))
+        return f"{answer['host']}:{answer['port']}", process
 
     def _add(self, rank: int) -> None:
         name, port = f"board{rank}", f"port{rank}"
