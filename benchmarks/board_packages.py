@@ -53,10 +53,14 @@ def prepare(folder: Path, model: str, contestants: Iterable[Contestant]) -> None
         progress(f"{model}: for ONNX Runtime and ncnn")
         onnx.save(zoo.MODELS[model](), folder / f"{model}.onnx")
         convert_to_ncnn(folder, model)
+    if not (folder / reference_file(model)).exists():
+        _write_reference(folder, model)
     for contestant in contestants:
         if not (folder / reference_file(contestant.model)).exists():
             progress(f"{contestant.model}: reference")
-            _write_reference(folder, contestant)
+            network = _network(contestant.network, contestant.groups)
+            save_onnx(network, folder / f"{contestant.model}.onnx")
+            _write_reference(folder, contestant.model)
         if not (folder / contestant.package).exists():
             progress(f"{contestant.package}: compiling")
             _compile(folder / contestant.package, contestant)
@@ -96,12 +100,9 @@ def _network(name: str, groups: int) -> Network:
     return decouple(dense, groups=groups, width=decoupling.width, weights="fresh")
 
 
-def _write_reference(folder: Path, contestant: Contestant) -> None:
-    model = folder / f"{contestant.model}.onnx"
-    if not model.exists():
-        save_onnx(_network(contestant.network, contestant.groups), model)
-    outputs = reference_outputs(model, list(np.load(folder / NUMBERS)))
-    np.save(folder / reference_file(contestant.model), np.stack(outputs))
+def _write_reference(folder: Path, model: str) -> None:
+    outputs = reference_outputs(folder / f"{model}.onnx", list(np.load(folder / NUMBERS)))
+    np.save(folder / reference_file(model), np.stack(outputs))
 
 
 def _compile(path: Path, contestant: Contestant) -> None:

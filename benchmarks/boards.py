@@ -34,9 +34,10 @@ from benchmarks.board_contestants import (
 )
 from benchmarks.board_figures import ordered, summary
 from benchmarks.emulated_boards import check_needs, run_isolated
-from benchmarks.harness import parser, progress, report
+from benchmarks.harness import parser, progress, report, write
 from decnn_tvm.errors import ClusterError
 
+TITLE = "emulated boards"
 Row = dict[str, Any]
 KEY = ("setting", "encrypted", "delay ms", "network", "contestant", "boards", "wire", "tiles")
 
@@ -56,13 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         progress(str(scene))
         rows = _merged(rows, _measure(scene, options))
         if options.json is not None:
-            _report(rows, options.json)
+            # Kept even where a later scene fails.
+            write(TITLE, ordered(rows), summary(rows), options.json)
     if not options.compile_only:
-        _report(rows, options.json)
-
-
-def _report(rows: Sequence[Row], path: Path | None) -> None:
-    report("emulated boards", ordered(rows), summary(rows), path)
+        report(TITLE, ordered(rows), summary(rows), options.json)
 
 
 def _scenes(options: argparse.Namespace, rows: Sequence[Row]) -> Iterator[Scene]:
