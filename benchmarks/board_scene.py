@@ -53,7 +53,9 @@ def measure(packages: Path, scene: Scene, measuring: Measuring) -> list[dict[str
     setting = SETTINGS[scene.setting]
     pixels = np.load(packages / "pixels.npy")
     with contextlib.ExitStack() as ends:
-        boards = ends.enter_context(EmulatedBoards(scene.boards + 1, SETUP_CORES))
+        boards = ends.enter_context(
+            EmulatedBoards(scene.boards + 1, SETUP_CORES, scene.delay / 1e3)
+        )
         keys = Path(ends.enter_context(tempfile.TemporaryDirectory())) if scene.encrypted else None
         if keys is not None:
             make_keys(keys)
