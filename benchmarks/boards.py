@@ -32,6 +32,7 @@ from benchmarks.board_contestants import (
     Scene,
     contestants,
 )
+from benchmarks.board_curves import draw_curves
 from benchmarks.board_figures import ordered, summary
 from benchmarks.emulated_boards import check_needs, run_isolated
 from benchmarks.harness import parser, progress, report, write
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write(TITLE, ordered(rows), summary(rows), options.json)
     if not options.compile_only:
         report(TITLE, ordered(rows), summary(rows), options.json)
+        if options.curves is not None:
+            draw_curves(rows, options.curves)
 
 
 def _scenes(options: argparse.Namespace, rows: Sequence[Row]) -> Iterator[Scene]:
@@ -165,6 +168,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         default=Path("bench-out/boards"),
         help="folder that keeps what was compiled (%(default)s)",
+    )
+    result.add_argument(
+        "--curves", type=Path, metavar="FOLDER", help="draw speed-ups over boards, as SVG, there"
     )
     result.add_argument("--compile-only", action="store_true", help="compile, and measure nothing")
     result.add_argument(

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.board_contestants import Scene, contestants
+from benchmarks.board_curves import curves, draw_curves
 from benchmarks.board_figures import COLUMNS, ordered, summary
 from benchmarks.board_memory import PeakMemory
+from benchmarks.delaying_links import Direction
 
 ALL = ("decoupled", "single", "replicas", "pipeline", "channels", "rows")
 
@@ -113,6 +117,35 @@ def test_rows_are_ordered_and_have_all_columns() -> None:
     found = ordered(rows)
     assert [(row["setting"], row["boards"]) for row in found] == [("a", 1), ("a", 4), ("b", 4)]
     assert all(tuple(row) == COLUMNS for row in found)
+
+
+def test_curves_show_the_best_wire_of_every_number_of_boards(tmp_path: Path) -> None:
+    rows = [
+        _row(),
+        _row(wire="float32", **{"times the throughput": 3.0}),
+        _row(boards=2, **{"times the throughput": 2.5}),
+        _row(setting="b"),
+        _row(encrypted=False, **{"times the throughput": 9.0}),
+        _row(contestant="rows", network="resnet50", **{"times the throughput": 2.0}),
+        _row(contestant="ncnn", boards=1, **{"times the throughput": None}),
+    ]
+    assert curves(rows, "a", "times the throughput") == {
+        "resnet50 rows": [(4, 2.0)],
+        "resnet50-x1.75-G4": [(2, 2.5), (4, 4.6)],
+    }
+    assert [path.name for path in draw_curves(rows, tmp_path)] == ["boards-a.svg", "boards-b.svg"]
+    assert "<svg" in (tmp_path / "boards-a.svg").read_text()
+
+
+def test_a_link_delivers_what_is_due_in_order() -> None:
+    reader, writer = os.pipe()
+    with open(reader, "rb") as end:
+        direction = Direction(writer)
+        direction.under_way.extend([(1.0, b"first"), (2.0, b"second"), (3.0, b"third")])
+        direction.deliver(2.5)
+        os.close(writer)
+        assert end.read() == b"firstsecond"
+    assert list(direction.under_way) == [(3.0, b"third")]
 
 
 @pytest.mark.parametrize("megabytes", [8, 64])
