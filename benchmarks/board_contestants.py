@@ -70,6 +70,8 @@ class Contestant:
         Channel groups of a decoupled network.
     tiles : int
         Row tiles.
+    winograd : bool
+        Whether a decoupled network may use Winograd's method, as a dense one does anyway.
     """
 
     network: str
@@ -78,6 +80,7 @@ class Contestant:
     wire: str
     groups: int = 0
     tiles: int = 1
+    winograd: bool = False
 
     @property
     def split(self) -> Strategy:
@@ -94,11 +97,13 @@ class Contestant:
         """The folder of its package; one of a decoupled network serves any number of boards."""
         boards = "" if self.groups or self.strategy == "single" else f"-{self.boards}"
         tiles = f"-tiles{self.tiles}" if self.tiles > 1 else ""
-        return f"{self.model}-{self.strategy}{boards}-{self.wire}{tiles}"
+        winograd = "-winograd" if self.winograd else ""
+        return f"{self.model}-{self.strategy}{boards}-{self.wire}{tiles}{winograd}"
 
     def __str__(self) -> str:
         tiles = f", {self.tiles} row tiles" if self.tiles > 1 else ""
-        return f"{self.model} {self.strategy}, {self.wire}{tiles}"
+        winograd = ", Winograd" if self.winograd else ""
+        return f"{self.model} {self.strategy}, {self.wire}{tiles}{winograd}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +120,26 @@ class Scene:
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON data."""
         return asdict(self)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """What the rows of this scene begin with."""
+        return {
+            "setting": self.setting,
+            "encrypted": self.encrypted,
+            "delay ms": self.delay,
+        }
+
+    def row_of(self, contestant: Contestant) -> dict[str, Any]:
+        """Return what a contestant's row says of it, before anything is measured."""
+        return self.place | {
+            "network": contestant.model,
+            "contestant": contestant.strategy,
+            "boards": contestant.boards,
+            "wire": contestant.wire,
+            "tiles": contestant.tiles,
+            "winograd": contestant.winograd,
+        }
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Scene:
@@ -136,6 +161,7 @@ def contestants(
     strategies: Sequence[str],
     wires: Sequence[str],
     tiles: Sequence[int] = (1,),
+    winograd: Sequence[bool] = (False,),
 ) -> tuple[Contestant, ...]:
     """Return the ways to run a dense network, and what it is decoupled to, on so many boards."""
     found = []
@@ -151,11 +177,13 @@ def contestants(
                     wire=wire,
                     groups=groups,
                     tiles=count,
+                    winograd=fast,
                 )
                 for name in decoupled
                 if groups == PRESET_GROUPS or NETWORKS[name].width is not None
                 for wire in wires
                 for count in tiles
+                for fast in winograd
             ]
         elif (strategy == "single") == (boards == 1):
             # Nothing is rounded where whole images travel.

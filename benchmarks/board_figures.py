@@ -22,6 +22,7 @@ COLUMNS = (
     "contestant",
     "wire",
     "tiles",
+    "winograd",
     "threads",
     "window",
     "latency ms",

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.board_contestants import ENGINES, SETTINGS, THREADS, Contestant, Scene
+from benchmarks.board_contestants import ENGINES, SETTINGS, THREADS, Scene
 from benchmarks.board_parties import EngineParty, EnginesTurn, WorkerParty, WorkersTurn
 from benchmarks.emulated_boards import EmulatedBoards
 from benchmarks.harness import progress
@@ -121,15 +121,10 @@ def _rows(
 ) -> list[dict[str, Any]]:
     by_engine = [[turn[0][i] for turn in turns] for i in range(len(best))]
     fastest = min(by_engine, key=lambda each: statistics.median(t.mean for t in each))
-    place = {
-        "setting": scene.setting,
-        "encrypted": scene.encrypted,
-        "delay ms": scene.delay,
-    }
     rows = []
     for engine, each in zip(best, by_engine, strict=True):
         rows.append(
-            place
+            scene.place
             | {
                 "network": scene.model,
                 "contestant": engine.engine,
@@ -150,12 +145,13 @@ def _rows(
         )
     for index, party in enumerate(parties):
         each_turn = [turn[1][index] for turn in turns]
-        rows.append(place | _row(party.contestant, party, each_turn, fastest, measuring.window))
+        rows.append(
+            scene.row_of(party.contestant) | _row(party, each_turn, fastest, measuring.window)
+        )
     return rows
 
 
 def _row(
-    contestant: Contestant,
     party: WorkerParty,
     turns: Sequence[WorkersTurn],
     fastest: Sequence[EnginesTurn],
@@ -163,11 +159,6 @@ def _row(
 ) -> dict[str, Any]:
     pairs = list(zip(fastest, turns, strict=True))
     return {
-        "network": contestant.model,
-        "contestant": contestant.strategy,
-        "boards": contestant.boards,
-        "wire": contestant.wire,
-        "tiles": contestant.tiles,
         "window": window,
         "latency ms": 1e3 * statistics.median(t.latency for t in turns),
         "images/s": statistics.median(t.rate for t in turns),

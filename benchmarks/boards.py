@@ -17,6 +17,8 @@ Needs Linux and root; see `benchmarks.emulated_boards`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import json
 import sys
 import tempfile
@@ -40,7 +42,17 @@ from decnn_tvm.errors import ClusterError
 
 TITLE = "emulated boards"
 Row = dict[str, Any]
-KEY = ("setting", "encrypted", "delay ms", "network", "contestant", "boards", "wire", "tiles")
+KEY = (
+    "setting",
+    "encrypted",
+    "delay ms",
+    "network",
+    "contestant",
+    "boards",
+    "wire",
+    "tiles",
+    "winograd",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,36 +81,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _scenes(options: argparse.Namespace, rows: Sequence[Row]) -> Iterator[Scene]:
     """Yield what is to be measured, without the contestants whose rows are there."""
     done = set() if options.again else {_key(row) for row in rows}
-    models = list(dict.fromkeys(NETWORKS[name].model for name in options.networks))
-    for model in models:
-        for setting in options.settings:
-            for encrypted in (choice == "on" for choice in options.encryption):
-                for delay in options.delays:
-                    for boards in options.boards:
-                        found = contestants(
-                            model,
-                            boards,
-                            networks=options.networks,
-                            strategies=options.strategies,
-                            wires=options.wires,
-                            tiles=options.tiles,
-                        )
-                        place = (setting, encrypted, delay)
-                        left = tuple(
-                            one
-                            for one in found
-                            if (*place, one.model, one.strategy, boards, one.wire, one.tiles)
-                            not in done
-                        )
-                        if left:
-                            yield Scene(
-                                setting=setting,
-                                boards=boards,
-                                encrypted=encrypted,
-                                delay=delay,
-                                model=model,
-                                contestants=left,
-                            )
+    models = dict.fromkeys(NETWORKS[name].model for name in options.networks)
+    places = itertools.product(
+        models, options.settings, options.encryption, options.delays, options.boards
+    )
+    for model, setting, encryption, delay, boards in places:
+        scene = Scene(
+            setting=setting,
+            boards=boards,
+            encrypted=encryption == "on",
+            delay=delay,
+            model=model,
+            contestants=contestants(
+                model,
+                boards,
+                networks=options.networks,
+                strategies=options.strategies,
+                wires=options.wires,
+                tiles=options.tiles,
+                winograd=[choice == "on" for choice in options.winograd],
+            ),
+        )
+        left = tuple(one for one in scene.contestants if _key(scene.row_of(one)) not in done)
+        if left:
+            yield dataclasses.replace(scene, contestants=left)
 
 
 def _prepare(packages: Path, scene: Scene) -> None:
@@ -157,6 +163,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     several("--strategies", STRATEGIES, STRATEGIES, "ways to share the work")
     several("--wires", WIRES, WIRES, "element types of exchanges")
     several("--tiles", [1, 2, 4], [1], "row tiles of decoupled networks")
+    several("--winograd", ["off", "on"], ["off"], "Winograd's method for decoupled networks")
     several("--encryption", ["on", "off"], ["on"], "keys on both planes")
     several("--delays", [0.0, 2.0], [0.0], "milliseconds that a link adds")
     result.add_argument(
