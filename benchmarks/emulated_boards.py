@@ -95,13 +95,15 @@ class EmulatedBoards:
         How many.
     quota : float
         Cores of each.
+    delay : float
+        Seconds that each link takes besides; a process passes the frames on then.
     """
 
     host = f"{NETWORK}.254"
     """The coordinator's address."""
 
-    def __init__(self, count: int, quota: float) -> None:
-        self._count, self._quota = count, quota
+    def __init__(self, count: int, quota: float, delay: float = 0.0) -> None:
+        self._count, self._quota, self._delay = count, quota, delay
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> EmulatedBoards:
@@ -111,6 +113,8 @@ class EmulatedBoards:
         _command("ip", "link", "add", "switch", "type", "bridge")
         _command("ip", "addr", "add", f"{self.host}/24", "dev", "switch")
         _command("ip", "link", "set", "switch", "up")
+        if self._delay:
+            self._start_relay()
         for rank in range(self._count):
             self._add(rank)
         return self
@@ -158,15 +162,33 @@ class EmulatedBoards:
 
     def start_worker(self, rank: int) -> str:
         """Start a worker on a board; return its address."""
-        host = f"{NETWORK}.{rank + 1}"
-        worker = (sys.executable, "-m", "decnn_tvm.runtime.worker", "--until-eof", "--insecure")
-        answer = json.loads(first_line(self.start(rank, *worker, "--host", host), START))
-        return f"{answer['host']}:{answer['port']}"
+        return self.launch_worker(rank)[0]
+
+    def launch_worker(
+        self, rank: int, keys: Path | None = None
+    ) -> tuple[str, subprocess.Popen[bytes]]:
+        """Start a worker on a board, with its folder of keys; return its address and process."""
+        worker = (sys.executable, "-m", "decnn_tvm.runtime.worker", "--until-eof")
+        trust = ("--insecure",) if keys is None else ("--keys", str(keys))
+        process = self.start(rank, *worker, *trust, "--host", f"{NETWORK}.{rank + 1}")
+        answer = json.loads(first_line(process, START))
+        return f"{answer['host']}:{answer['port']}", process
+
+    def _start_relay(self) -> None:
+        pairs = [f"far{rank},port{rank}" for rank in range(self._count)]
+        program = (sys.executable, "-m", "benchmarks.delaying_links", str(self._delay))
+        relay = subprocess.Popen([*program, *pairs], stdout=subprocess.PIPE)
+        self._processes.append(relay)
+        first_line(relay, START)
 
     def _add(self, rank: int) -> None:
         name, port = f"board{rank}", f"port{rank}"
         _command("ip", "netns", "add", name)
-        _command("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
+        if self._delay:
+            _command("ip", "link", "set", f"far{rank}", "netns", name, "name", "eth0")
+        else:
+            veth = ("type", "veth", "peer", "name", "eth0", "netns", name)
+            _command("ip", "link", "add", port, *veth)
         _command("ip", "link", "set", port, "master", "switch", "up")
         _command("ip", "-n", name, "addr", "add", f"{NETWORK}.{rank + 1}/24", "dev", "eth0")
         _command("ip", "-n", name, "link", "set", "lo", "up")

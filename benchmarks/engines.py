@@ -7,9 +7,7 @@ runs them in order on inputs that are ready.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from decnn_tvm.errors import CompileError
+from benchmarks.engine_sessions import convert_to_ncnn, load_ncnn, onnx_runtime_options
 from decnn_tvm.package import Package
 from decnn_tvm.plan import Plan
 from decnn_tvm.runtime.library import StageLibrary
@@ -54,11 +52,7 @@ class OnnxRuntime:
     ) -> None:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.graph_optimization_level = level
+        options = onnx_runtime_options()
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile / "onnxruntime")
@@ -96,7 +90,8 @@ class Ncnn:
         for index, (model, arrays) in enumerate(zip(parts, inputs, strict=True)):
             name = f"part{index}"
             onnx.save(model, folder / f"{name}.onnx")
-            net = _ncnn_net(folder, name)
+            convert_to_ncnn(folder, name)
+            net = load_ncnn(folder, name)
             self._parts.append((net, [_mat(array) for array in arrays], len(model.graph.output)))
 
     def run(self) -> list[list[Array]]:
@@ -110,29 +105,6 @@ class Ncnn:
                     [np.array(extractor.extract(f"out{index}")[1]) for index in range(count)]
                 )
         return results
-
-
-def _ncnn_net(folder: Path, name: str) -> Any:
-    import ncnn
-    import pnnx
-
-    command = [pnnx.EXEC_PATH, f"{name}.onnx", "fp16=0"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    if not (folder / f"{name}.ncnn.param").is_file():
-        raise CompileError(f"pnnx can't convert {name}: {done.stdout[-300:]}{done.stderr[-300:]}")
-    net = ncnn.Net()
-    net.opt.num_threads = 1
-    net.opt.use_vulkan_compute = False
-    for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
-        setattr(net.opt, option, False)
-    for option in ("use_bf16_storage", "use_bf16_packed"):
-        with contextlib.suppress(AttributeError):  # not in every version
-            setattr(net.opt, option, False)
-    for option in ("use_winograd_convolution", "use_sgemm_convolution", "use_packing_layout"):
-        setattr(net.opt, option, True)
-    net.load_param(str(folder / f"{name}.ncnn.param"))
-    net.load_model(str(folder / f"{name}.ncnn.bin"))
-    return net
 
 
 def _mat(array: Array) -> Any:

@@ -123,16 +123,23 @@ def report(
     ]
     print_table("acceptance figures", ["figure", "measured", "aim", "met"], figures)
     if path is not None:
-        data = {
-            "title": title,
-            "environment": environment(),
-            "rows": list(rows),
-            "summary": {
-                name: {"value": figure.value, "aim": figure.aim, "met": figure.met}
-                for name, figure in summary.items()
-            },
-        }
-        path.write_text(json.dumps(data, indent=2) + "\n")
+        write(title, rows, summary, path)
+
+
+def write(
+    title: str, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Figure], path: Path
+) -> None:
+    """Write the rows and the acceptance figures to `path`."""
+    data = {
+        "title": title,
+        "environment": environment(),
+        "rows": list(rows),
+        "summary": {
+            name: {"value": figure.value, "aim": figure.aim, "met": figure.met}
+            for name, figure in summary.items()
+        },
+    }
+    path.write_text(json.dumps(data, indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:
