@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from decnn_tvm.errors import ClusterError
 
 INSIDE = "DECNN_BENCHMARK_GROUP"
@@ -103,7 +105,7 @@ class EmulatedBoards:
     """The coordinator's address."""
 
     def __init__(self, count: int, quota: float, delay: float = 0.0) -> None:
-        self._count, self._quota, self._delay = count, quota, delay
+        self.count, self._quota, self._delay = count, quota, delay
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> EmulatedBoards:
@@ -115,7 +117,7 @@ class EmulatedBoards:
         _command("ip", "link", "set", "switch", "up")
         if self._delay:
             self._start_relay()
-        for rank in range(self._count):
+        for rank in range(self.count):
             self._add(rank)
         return self
 
@@ -133,7 +135,7 @@ class EmulatedBoards:
 
     def limit(self, rate: float | None) -> None:
         """Let every board send and receive `rate` bits per second; any number where it is None."""
-        for rank in range(self._count):
+        for rank in range(self.count):
             for where in (("-n", f"board{rank}"), ()):
                 device = "eth0" if where else f"port{rank}"
                 if rate is None:
@@ -146,6 +148,12 @@ class EmulatedBoards:
     def slow_down(self, rank: int, quota: float) -> None:
         """Give a board another number of cores."""
         _set_quota(_group(rank), quota)
+
+    def processor_seconds(self, rank: int) -> float:
+        """Return the processor time that a board's running processes have taken, all in all."""
+        pids = (_group(rank) / "cgroup.procs").read_text().split()
+        times = [psutil.Process(int(pid)).cpu_times() for pid in pids]
+        return sum(time.user + time.system for time in times)
 
     def start(self, rank: int, *command: str) -> subprocess.Popen[bytes]:
         """Start a command on a board; its standard output is a pipe."""

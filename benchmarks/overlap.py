@@ -6,6 +6,8 @@ bound is images per second of the slowest one with all stages on ready data unde
 link bound is the link's rate over the bytes that a board sends or receives for an image, the
 larger. Rates are chosen so that transfer takes 0.3, 1 and 2 times as long as computing. One image
 at a time shows the latency, there also with row tiles, in turns; more in flight the throughput.
+Neither bound counts the processor time of sending and receiving, which the quota covers as well: it
+is shown beside that of the stages.
 
 Needs Linux and root, for network namespaces, control groups and ``tc``.
 """
@@ -15,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import os
 import platform
 import statistics
@@ -30,7 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.emulated_boards import INSIDE, START, EmulatedBoards, first_line, run_isolated
+from benchmarks.board_bounds import Bounds, compute_bound, moved_bytes
+from benchmarks.emulated_boards import INSIDE, EmulatedBoards, run_isolated
 from benchmarks.harness import Figure, interleave, parser, progress, report
 from decnn_tvm.cli.samples import IMAGENET_MEAN, IMAGENET_STD
 from decnn_tvm.compiler import TargetLike, compile_network
@@ -57,22 +59,6 @@ DRAWN_FROM = 20
 POLICY = Policy(silence=5.0, beat=0.5, rebalance=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """What limits a board: images per second that it computes, bytes that it moves for each."""
-
-    images: float
-    moved: float
-
-    def rate(self, part: float) -> float:
-        """Return the link's bits per second at which transfer is `part` of computing."""
-        return 8 * self.moved * self.images / part
-
-    def smaller(self, part: float) -> float:
-        """Return images per second of what limits more."""
-        return min(self.images, self.images / part)
-
-
 @dataclass(frozen=True, slots=True)
 class Deployed:
     """A network at work on workers of its own; one board has one of each."""
@@ -96,53 +82,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
         boards = stack.enter_context(EmulatedBoards(BOARDS, options.quota))
         images = compute_bound(boards, packages[1])
         progress(f"compute bound: {images:.2f} images/s")
-        deployed = {t: stack.enter_context(_deployed(boards, p)) for t, p in packages.items()}
-        bounds = Bounds(images=images, moved=moved_bytes(deployed[1], image))
-        rows = measure(boards, deployed, image, bounds, options.rounds, options.picture)
+        deployed = {1: stack.enter_context(_deployed(boards, packages[1]))}
+        bounds = Bounds(
+            images=images, moved=moved_bytes(deployed[1].cluster, deployed[1].session, image)
+        )
+        # Workers of other packages would take part of the quota, also where they only wait.
+        rows = throughputs(boards, deployed[1].session, image, bounds, options)
+        for tiles in TILES[1:]:
+            deployed[tiles] = stack.enter_context(_deployed(boards, packages[tiles]))
+        rows += latencies(boards, deployed, image, bounds, options.rounds)
     report(_title(options, bounds), rows, _summary(rows), options.json)
 
 
-def compute_bound(boards: EmulatedBoards, package: Package, seconds: float = 6.0) -> float:
-    """Return images per second of the slowest board on ready data, all of them at work."""
-    program = (sys.executable, "-m", "benchmarks.ready_data", str(package.path))
-    running = [boards.start(rank, *program, str(rank), str(seconds)) for rank in range(BOARDS)]
-    return min(float(json.loads(first_line(process, START))) for process in running)
+def throughputs(
+    boards: EmulatedBoards,
+    session: Session,
+    image: Array,
+    bounds: Bounds,
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Return the rows with several images under way; draw a stream at the middle rate."""
+    rows = []
+    for part in PARTS:
+        _limit(boards, bounds, part)
+        for in_flight in IN_FLIGHT:
+            runs = [throughput(boards, session, image, in_flight) for _ in range(options.rounds)]
+            rate, spent = (statistics.median(column) for column in zip(*runs, strict=True))
+            more = spent * bounds.images / options.quota
+            rows.append(_row(part, bounds, 1, in_flight, rate, 1e3 * spent, more))
+            progress(str(rows[-1]))
+            if options.picture and (part, in_flight) == (PARTS[1], AIM_IN_FLIGHT):
+                _draw(session, options.picture)
+    return rows
 
 
-def moved_bytes(deployed: Deployed, image: Array, images: int = 20) -> float:
-    """Return the bytes that a board sends or receives for an image, the larger, of the worst."""
-    workers = deployed.cluster.workers
-
-    def traffic() -> list[tuple[int, int]]:
-        seen = [worker.observe() for worker in workers]
-        return [(sum(o.sent_bytes.values()), sum(o.received_bytes.values())) for o in seen]
-
-    deployed.session.run(image)
-    before = traffic()
-    for _ in deployed.session.stream(itertools.repeat(image, images)):
-        pass
-    after = traffic()
-    return max(
-        max(a - b for a, b in zip(new, old, strict=True)) / images
-        for new, old in zip(after, before, strict=True)
-    )
-
-
-def measure(
+def latencies(
     boards: EmulatedBoards,
     deployed: dict[int, Deployed],
     image: Array,
     bounds: Bounds,
     rounds: int,
-    picture: Path | None,
 ) -> list[dict[str, Any]]:
-    """Return the rows of all rates; draw a stream at the middle one."""
-    session = deployed[1].session
-    reference = _output(session, image)
+    """Return the rows with one image under way, with and without row tiles."""
+    reference = _output(deployed[1].session, image)
     rows = []
     for part in PARTS:
-        boards.limit(bounds.rate(part))
-        progress(f"transfer {part:g} of computing: {bounds.rate(part) / 1e6:.0f} Mb/s a board")
+        _limit(boards, bounds, part)
         calls: dict[str, Callable[[], object]] = {
             str(tiles): partial(one.session.run, image) for tiles, one in deployed.items()
         }
@@ -151,13 +136,13 @@ def measure(
             if not np.array_equal(_output(one.session, image), reference):
                 raise AssertionError(f"{tiles} row tiles: another result")
             rows.append(_row(part, bounds, tiles, 1, 1 / times[str(tiles)].median))
-        for in_flight in IN_FLIGHT:
-            images = statistics.median(throughput(session, image, in_flight) for _ in range(rounds))
-            rows.append(_row(part, bounds, 1, in_flight, images))
             progress(str(rows[-1]))
-            if picture and (part, in_flight) == (PARTS[1], AIM_IN_FLIGHT):
-                _draw(session, picture)
     return rows
+
+
+def _limit(boards: EmulatedBoards, bounds: Bounds, part: float) -> None:
+    boards.limit(bounds.rate(part))
+    progress(f"transfer {part:g} of computing: {bounds.rate(part) / 1e6:.0f} Mb/s a board")
 
 
 def _draw(session: Session, path: Path) -> None:
@@ -174,19 +159,42 @@ def _output(session: Session, image: Array) -> Array:
     return result
 
 
-def throughput(session: Session, image: Array, in_flight: int, seconds: float = 8.0) -> float:
-    """Return images per second of a stream in full swing."""
+def throughput(
+    boards: EmulatedBoards,
+    session: Session,
+    image: Array,
+    in_flight: int,
+    seconds: float = 8.0,
+) -> tuple[float, float]:
+    """Return images per second of a stream in full swing, and a board's processor time for one.
+
+    That is in seconds, of the board where it is the most.
+    """
+
+    def taken() -> list[float]:
+        return [boards.processor_seconds(rank) for rank in range(BOARDS)]
+
     stream = session.stream(itertools.repeat(image), in_flight=in_flight)
     for _ in itertools.islice(stream, 2 * in_flight):
         pass
+    before = taken()
     start, images, passed = time.perf_counter(), 0, 0.0
     while passed < seconds:
         next(stream)
         images, passed = images + 1, time.perf_counter() - start
-    return images / passed
+    spent = [(after - b) / images for after, b in zip(taken(), before, strict=True)]
+    return images / passed, max(spent)
 
 
-def _row(part: float, bounds: Bounds, tiles: int, in_flight: int, images: float) -> dict[str, Any]:
+def _row(
+    part: float,
+    bounds: Bounds,
+    tiles: int,
+    in_flight: int,
+    images: float,
+    processor: float | None = None,
+    more: float | None = None,
+) -> dict[str, Any]:
     return {
         "transfer / compute": part,
         "Mb/s": bounds.rate(part) / 1e6,
@@ -195,6 +203,8 @@ def _row(part: float, bounds: Bounds, tiles: int, in_flight: int, images: float)
         "images/s": images,
         "latency ms": 1e3 / images if in_flight == 1 else None,
         "of the smaller bound": images / bounds.smaller(part),
+        "processor ms an image": processor,
+        "times that of the stages": more,
     }
 
 
