@@ -15,7 +15,8 @@ from importlib import resources
 from pathlib import Path
 
 from decnn_tvm.errors import InputError
-from decnn_tvm.planning.estimates import IDLE_BYTES, Estimate, stage_seconds
+from decnn_tvm.planning.estimates import Estimate, stage_seconds
+from decnn_tvm.planning.memory import IDLE_BYTES, Memory
 from decnn_tvm.planning.planner import Ranked, Ranking
 from decnn_tvm.report.charts import Bar, Curve, draw_bars, draw_curves
 from decnn_tvm.report.drawing import COLOURS, legend
@@ -189,27 +190,10 @@ class Report:
             found.ranks, found.memory, _names(found, self.ranking), strict=True
         ):
             limit = self.ranking.speeds.machines.devices[rank].memory_bytes
-            parts = (
-                ("f0", "weights", memory.weights / MEGA),
-                ("f1", "largest tensors of a stage", memory.workspace / MEGA),
-                ("f2", "samples under way", memory.buffers / MEGA),
-            )
             room = None if limit is None else (limit - IDLE_BYTES) / MEGA
-            bars.append(Bar(name, parts, room))
-        alone = self.ranking.single.memory[0]
-        bars.append(
-            Bar(
-                "one device alone",
-                (
-                    ("f0", "weights", alone.weights / MEGA),
-                    ("f1", "largest tensors of a stage", alone.workspace / MEGA),
-                    ("f2", "samples under way", alone.buffers / MEGA),
-                ),
-            )
-        )
-        keys = legend(
-            [("f0", "weights"), ("f1", "largest tensors of a stage"), ("f2", "samples under way")]
-        )
+            bars.append(Bar(name, _memory_parts(memory), room))
+        bars.append(Bar("one device alone", _memory_parts(self.ranking.single.memory[0])))
+        keys = legend([(style, name) for style, name, _ in _memory_parts(found.memory[0])])
         return _section(
             "Memory of each device",
             "Above what an idle worker takes. A vertical line is what the device may give.",
@@ -247,6 +231,15 @@ def _section(title: str, caption: str, content: str) -> str:
     return (
         f"<section><h2>{escape(title)}</h2><p>{caption}</p>"
         f"<figure class='wide'>{content}</figure></section>"
+    )
+
+
+def _memory_parts(memory: Memory) -> tuple[tuple[str, str, float], ...]:
+    return (
+        ("f0", "weights", memory.weights / MEGA),
+        ("f1", "largest tensors of a stage", memory.workspace / MEGA),
+        ("f2", "samples under way", memory.buffers / MEGA),
+        ("f3", "more, while weights are loaded", (memory.total - memory.running) / MEGA),
     )
 
 
