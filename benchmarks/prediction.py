@@ -268,7 +268,7 @@ def _choices(rows: Sequence[Mapping[str, Any]]) -> float:
         chosen = max(alike, key=lambda row: sign * row["by plan"])["measured"]
         best = max(alike, key=lambda row: sign * row["measured"])["measured"]
         found.append((chosen / best) ** sign >= 0.95)
-    return sum(found) / len(found)
+    return float(sum(found) / len(found))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

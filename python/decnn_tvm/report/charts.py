@@ -51,9 +51,9 @@ def draw_curves(curves: Sequence[Curve], axis: str) -> str:
         points = _below(curve.points, top)
         if len(points) > 1:
             drawing.path([at(n, y) for n, y in points], style, curve.name)
-        for count, value in points if not curve.limit else ():
-            title = f"{curve.name}: {value:.2f} times on {count}"
-            drawing.dot(*at(count, value), f"f{colour}", title)
+        for devices, value in curve.points if not curve.limit else ():
+            title = f"{curve.name}: {value:.2f} times on {devices}"
+            drawing.dot(*at(devices, value), f"f{colour}", title)
         last, value = curve.points[-1]
         figure = f" (dashed): {value:.2g} times on {last}" if curve.limit else ""
         keys.append((f"f{colour}", curve.name + figure))
