@@ -55,6 +55,9 @@ from decnn_tvm.runtime.tensors import Array
 AIM = 0.15
 """Median error of what is predicted."""
 WINDOW = 4
+STREAM = 7.0
+"""Seconds of a stream, about."""
+PROFILE = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,7 +116,7 @@ def _rows(
         package = packages.package(contestant)
         with _fresh_workers(boards) as cluster:
             measured = _measure(cluster, package, contestant.shares)
-            profile = measure_profile(cluster, package, shares=contestant.shares)
+            profile = measure_profile(cluster, package, shares=contestant.shares, seconds=PROFILE)
         planned = _planned(contestant, packages, splitter, speeds)
         alone = predict(profile, package.plan, window=1, samples=2)
         stream = predict(profile, package.plan, window=WINDOW, samples=6 * WINDOW)
@@ -172,7 +175,7 @@ def _planned(
 def _speeds(boards: EmulatedBoards, packages: Packages) -> Speeds:
     """Return what a profile of the whole network on each board tells."""
     with _fresh_workers(boards) as cluster:
-        profile = measure_profile(cluster, packages.package(CONTESTANTS[0]))
+        profile = measure_profile(cluster, packages.package(CONTESTANTS[0]), seconds=PROFILE)
     workers = tuple(
         ClusterWorker(name=worker.name, address=f"127.0.0.1:{rank + 1}")
         for rank, worker in enumerate(profile.workers)
@@ -196,8 +199,9 @@ def _measure(cluster: Cluster, package: Package, shares: tuple[int, ...]) -> Mea
         )
         session.run(image)
         latency = statistics.median(_seconds(session, image) for _ in range(5))
-        # Long enough for the pace, and some 15 s at most.
-        count = WINDOW + max(3 * WINDOW, min(60, round(12 / latency)))
+        # Whole windows, since results may leave so.
+        windows = max(3, round(STREAM / latency / WINDOW))
+        count = WINDOW * (1 + windows)
         ends = []
         for _ in session.stream([image] * count, in_flight=WINDOW):
             ends.append(time.perf_counter())
