@@ -127,11 +127,16 @@ class EmulatedBoards:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End what was started on the boards."""
         for process in self._processes:
             process.terminate()
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(START)
+        self._processes.clear()
 
     def limit(self, rate: float | None) -> None:
         """Let every board send and receive `rate` bits per second; any number where it is None."""

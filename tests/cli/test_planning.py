@@ -131,6 +131,9 @@ def test_a_report_is_one_page(
     assert "http" not in text and "url(" not in text and "@import" not in text
     for words in ("number of devices", "time, milliseconds", "memory, MB", "limit", "board-1"):
         assert words in text
+    # It says what its words mean, and how far a limit that leaves the picture goes.
+    assert "every device holds the whole network" in text and "the sample goes to the" in text
+    assert re.search(r"limit of [a-z ]+ \(dashed\): [\d.e+]+ times on 2", text)
     assert ("A run, measured" in text) == traced
 
 

@@ -50,8 +50,9 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
 
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
-    from decnn_tvm.report.page import Report, read_trace
+    from decnn_tvm.report.page import Report
     from decnn_tvm.report.speedups import speedup_curves
+    from decnn_tvm.report.trace_file import read_trace
 
     trace, names = read_trace(options.trace) if options.trace else (None, [])
     network = load_model(options)

@@ -9,38 +9,13 @@ from dataclasses import dataclass
 from decnn_tvm.assignment import assign_groups
 from decnn_tvm.plan import Indices, Movement, Plan
 from decnn_tvm.planning.alternatives import Alternative
+from decnn_tvm.planning.memory import Memory, memory_of
 from decnn_tvm.planning.speeds import Speeds
 from decnn_tvm.planning.splits import Split, with_wire
-from decnn_tvm.simulation import Outcome, StageSeconds, simulate
+from decnn_tvm.simulation import StageSeconds, simulate
 
-IDLE_BYTES = 60 << 20
-"""What a worker process takes before it has any work: Python, NumPy, ZeroMQ and TVM's runtime."""
 FULL_SWING = 3
 """Windows of samples that are simulated for a rate."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """Bytes on one device.
-
-    Attributes
-    ----------
-    weights : int
-        Packed weights.
-    workspace : int
-        The largest tensors within a stage.
-    buffers : int
-        Tensors between stages, of all samples under way.
-    """
-
-    weights: int
-    workspace: int
-    buffers: int
-
-    @property
-    def total(self) -> int:
-        """All of it, above what an idle worker takes."""
-        return self.weights + self.workspace + self.buffers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +105,7 @@ def estimate(
         window=window,
         latency_seconds=alone.latency_seconds,
         samples_per_second=stream.samples_per_second,
-        memory=memory_of(split, assignment, own, stream),
+        memory=memory_of(split, assignment, own.targets, stream),
         sent_bytes=tuple(sent / stream.samples for sent in stream.sent_bytes),
         exchanges=len(exchanges_of(plan)),
         compute_seconds=tuple(s / stream.samples for s in stream.compute_seconds),
@@ -151,21 +126,3 @@ def stage_seconds(split: Split, assignment: Sequence[Indices], speeds: Speeds) -
         for target, groups in zip(speeds.targets, assignment, strict=True)
     ]
     return lambda rank, function: cycles[rank][function] / speeds.clocks[rank]
-
-
-def memory_of(
-    split: Split, assignment: Sequence[Indices], speeds: Speeds, outcome: Outcome
-) -> tuple[Memory, ...]:
-    """Return the memory of each device."""
-    found = []
-    for rank, groups in enumerate(assignment):
-        kernels = split.kernels(speeds.targets[rank], groups)
-        layers = {cost.name: cost for costs in kernels.values() for cost in costs}
-        found.append(
-            Memory(
-                weights=sum(cost.weight_bytes for cost in layers.values()),
-                workspace=max((cost.workspace_bytes for cost in layers.values()), default=0),
-                buffers=outcome.buffer_bytes[rank],
-            )
-        )
-    return tuple(found)

@@ -16,7 +16,8 @@ from typing import Literal, TypeAlias
 from decnn_tvm.errors import PartitionError, PlanningError
 from decnn_tvm.network import Network
 from decnn_tvm.planning.alternatives import Alternative, alternatives
-from decnn_tvm.planning.estimates import IDLE_BYTES, Estimate, estimate, exchanges_of
+from decnn_tvm.planning.estimates import Estimate, estimate, exchanges_of
+from decnn_tvm.planning.memory import IDLE_BYTES
 from decnn_tvm.planning.reasons import refusal, why_it_loses
 from decnn_tvm.planning.shares import UNEVEN
 from decnn_tvm.planning.speeds import Speeds

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from decnn_tvm.planning.estimates import IDLE_BYTES, Estimate
+from decnn_tvm.planning.estimates import Estimate
+from decnn_tvm.planning.memory import IDLE_BYTES
 from decnn_tvm.planning.speeds import Speeds
 from decnn_tvm.quantities import format_rate
 from decnn_tvm.transfers import HOST

@@ -48,14 +48,29 @@ def draw_curves(curves: Sequence[Curve], axis: str) -> str:
     for index, curve in enumerate(curves):
         colour = index % COLOURS
         style = f"s{colour} limit" if curve.limit else f"s{colour} curve"
-        points = [(n, y) for n, y in curve.points if y <= top]
+        points = _below(curve.points, top)
         if len(points) > 1:
             drawing.path([at(n, y) for n, y in points], style, curve.name)
-        for count, value in points if not curve.limit else ():
-            title = f"{curve.name}: {value:.2f} times on {count}"
-            drawing.dot(*at(count, value), f"f{colour}", title)
-        keys.append((f"f{colour}", curve.name + (" (dashed)" if curve.limit else "")))
+        for devices, value in curve.points if not curve.limit else ():
+            title = f"{curve.name}: {value:.2f} times on {devices}"
+            drawing.dot(*at(devices, value), f"f{colour}", title)
+        last, value = curve.points[-1]
+        figure = f" (dashed): {value:.2g} times on {last}" if curve.limit else ""
+        keys.append((f"f{colour}", curve.name + figure))
     return drawing.svg() + legend(keys)
+
+
+def _below(points: Sequence[tuple[float, float]], top: float) -> list[tuple[float, float]]:
+    """Return the part of a line up to where it leaves the picture."""
+    inside = []
+    for before, point in zip([None, *points], points, strict=False):
+        if point[1] > top:
+            if before is not None:
+                part = (top - before[1]) / (point[1] - before[1])
+                inside.append((before[0] + part * (point[0] - before[0]), top))
+            break
+        inside.append(point)
+    return inside
 
 
 @dataclass(frozen=True, slots=True)

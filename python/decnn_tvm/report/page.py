@@ -7,22 +7,22 @@ the reader's choice of light or dark.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from decnn_tvm.errors import InputError
-from decnn_tvm.planning.estimates import IDLE_BYTES, Estimate, stage_seconds
+from decnn_tvm.planning.estimates import Estimate, stage_seconds
+from decnn_tvm.planning.memory import IDLE_BYTES, Memory
 from decnn_tvm.planning.planner import Ranked, Ranking
 from decnn_tvm.report.charts import Bar, Curve, draw_bars, draw_curves
 from decnn_tvm.report.drawing import COLOURS, legend
 from decnn_tvm.report.network_picture import draw_network
 from decnn_tvm.report.timeline_chart import draw_timeline
+from decnn_tvm.report.words import explain_moves, explain_ways
 from decnn_tvm.runtime.statistics import TimelineEvent
 from decnn_tvm.simulation import simulate
 
@@ -104,12 +104,13 @@ class Report:
             best, single = ranking.best, ranking.single
             times = single.latency_seconds / best.latency_seconds
             rate = best.samples_per_second / single.samples_per_second
+            wire = f", which exchange numbers as {best.wire}" if best.exchanges else ""
             text = (
                 f"<strong>Best for {ranking.goal}: {escape(best.alternative.name)}</strong> on "
-                f"{escape(', '.join(names))}, {best.wire} on the wire, {best.window} samples under "
-                f"way: {best.samples_per_second:.2f} samples/s, and "
-                f"{1e3 * best.latency_seconds:.1f} ms for a sample alone. That is {rate:.2f} times "
-                f"the rate and {times:.2f} times the speed of one device."
+                f"{escape(', '.join(names))}{wire}. A sample alone takes "
+                f"{1e3 * best.latency_seconds:.1f} ms, {times:.2f} times as fast as on one device; "
+                f"with {best.window} under way at once, {best.samples_per_second:.2f} samples a "
+                f"second are {rate:.2f} times as many."
             )
             if not best.alternative.trained:
                 text += " It is another network, which must be trained before it is of use."
@@ -118,7 +119,10 @@ class Report:
             if ranking.speeds.measured
             else "Nothing was measured: speeds are estimates from the cluster's file and a table."
         )
-        return f"<section><p class='verdict'>{text}</p><p>{basis}</p>{self._table()}</section>"
+        ways = explain_ways([entry.name for entry in ranking.entries])
+        return (
+            f"<section><p class='verdict'>{text}</p><p>{basis}</p>{self._table()}{ways}</section>"
+        )
 
     def _table(self) -> str:
         head = "".join(
@@ -141,7 +145,7 @@ class Report:
             "Time goes from left to right. A box is a part of the network that a device computes "
             "without asking others; a bar between boxes is where data moves between devices (how "
             "much, summed over all of them). Point at a box or a bar for details.",
-            picture,
+            picture + explain_moves({movement.kind for movement in found.plan.movements}),
         )
 
     def _timeline(self, found: Estimate) -> str:
@@ -186,27 +190,10 @@ class Report:
             found.ranks, found.memory, _names(found, self.ranking), strict=True
         ):
             limit = self.ranking.speeds.machines.devices[rank].memory_bytes
-            parts = (
-                ("f0", "weights", memory.weights / MEGA),
-                ("f1", "largest tensors of a stage", memory.workspace / MEGA),
-                ("f2", "samples under way", memory.buffers / MEGA),
-            )
             room = None if limit is None else (limit - IDLE_BYTES) / MEGA
-            bars.append(Bar(name, parts, room))
-        alone = self.ranking.single.memory[0]
-        bars.append(
-            Bar(
-                "one device alone",
-                (
-                    ("f0", "weights", alone.weights / MEGA),
-                    ("f1", "largest tensors of a stage", alone.workspace / MEGA),
-                    ("f2", "samples under way", alone.buffers / MEGA),
-                ),
-            )
-        )
-        keys = legend(
-            [("f0", "weights"), ("f1", "largest tensors of a stage"), ("f2", "samples under way")]
-        )
+            bars.append(Bar(name, _memory_parts(memory), room))
+        bars.append(Bar("one device alone", _memory_parts(self.ranking.single.memory[0])))
+        keys = legend([(style, name) for style, name, _ in _memory_parts(found.memory[0])])
         return _section(
             "Memory of each device",
             "Above what an idle worker takes. A vertical line is what the device may give.",
@@ -240,42 +227,19 @@ class Report:
         )
 
 
-def read_trace(path: Path) -> tuple[list[TimelineEvent], list[str]]:
-    """Read what ``decnn run --trace`` wrote: the events, and the devices' names.
-
-    Raises
-    ------
-    InputError
-        There is no such file, or it is no trace.
-    """
-    try:
-        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-        names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
-        found = [_traced(event) for event in events if event["ph"] == "X"]
-        return found, [str(names[rank]) for rank in sorted(names)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"trace {path}: no trace of a run ({type(error).__name__}: {error}). "
-            "`decnn run --trace FILE.json` writes one."
-        ) from error
-
-
-def _traced(event: dict[str, Any]) -> TimelineEvent:
-    start = 1e-6 * float(event["ts"])
-    return TimelineEvent(
-        rank=int(event["pid"]),
-        kind=event["cat"],
-        sample=int(event["args"]["sample"]),
-        stage=str(event["name"]),
-        start=start,
-        end=start + 1e-6 * float(event["dur"]),
-    )
-
-
 def _section(title: str, caption: str, content: str) -> str:
     return (
         f"<section><h2>{escape(title)}</h2><p>{caption}</p>"
         f"<figure class='wide'>{content}</figure></section>"
+    )
+
+
+def _memory_parts(memory: Memory) -> tuple[tuple[str, str, float], ...]:
+    return (
+        ("f0", "weights", memory.weights / MEGA),
+        ("f1", "largest tensors of a stage", memory.workspace / MEGA),
+        ("f2", "samples under way", memory.buffers / MEGA),
+        ("f3", "more, while weights are loaded", (memory.total - memory.running) / MEGA),
     )
 
 

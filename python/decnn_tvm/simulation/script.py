@@ -15,7 +15,7 @@ from decnn_tvm.errors import PackageError
 from decnn_tvm.plan import Indices, Plan, nbytes
 from decnn_tvm.runtime.steps import Move, all_moves, check_host, padding_moves, stages_of, uses_of
 from decnn_tvm.runtime.wire import HEADER_BYTES
-from decnn_tvm.transfers import HOST, check_assignment, payload_bytes
+from decnn_tvm.transfers import HOST, Run, check_assignment, payload_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def _script(
     departures: list[list[Departure]] = [[] for _ in plan.values]
     for move in moves:
         if move.outgoing or any(t.source == rank for t in move.incoming):
-            departures[index[move.source]].append(_departure(plan, move, rank))
+            departures[index[move.source]].append(_departure(plan, move, rank, count))
     readers: list[list[int]] = [[] for _ in plan.values]
     for number in stages:
         for name in dict.fromkeys(plan.stages[number].inputs):
@@ -174,22 +174,28 @@ def _script(
         outputs=tuple(tuple(index[name] for name in stage.outputs) for stage in plan.stages),
         parts={move.index: len(move.incoming) for move in moves if move.incoming},
         targets={move.index: index[move.target] for move in moves},
-        aliases=frozenset(
-            move.index for move in moves if {t.source for t in move.incoming} == {rank}
-        ),
+        aliases=frozenset(move.index for move in moves if _is_alias(plan, move, rank, count)),
         padding=tuple(index[move.target] for move in padding_moves(plan, moves, groups)),
     )
     _check_complete(plan, script)
     return script
 
 
-def _departure(plan: Plan, move: Move, rank: int) -> Departure:
+def _departure(plan: Plan, move: Move, rank: int, count: int) -> Departure:
     source = plan.value(move.source)
     messages = [(t.target, payload_bytes(source, t) + HEADER_BYTES) for t in move.outgoing]
     own = next((t for t in move.incoming if t.source == rank), None)
-    alias = {t.source for t in move.incoming} == {rank}
-    copied = 0 if own is None or alias else payload_bytes(source, own)
+    copied = 0 if own is None or _is_alias(plan, move, rank, count) else payload_bytes(source, own)
     return Departure(move.index, tuple(messages), own is not None, copied)
+
+
+def _is_alias(plan: Plan, move: Move, rank: int, count: int) -> bool:
+    """Tell whether the moved value is the same tensor on this rank, so that nothing is copied."""
+    if [transfer.source for transfer in move.incoming] != [rank]:
+        return False
+    (own,) = move.incoming
+    given, wanted = (plan.value(name).local_shape(count) for name in (move.source, move.target))
+    return given == wanted and own.runs == (Run(0, 0, given[own.axis]),)
 
 
 def _check_complete(plan: Plan, script: Script) -> None:

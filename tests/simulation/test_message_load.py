@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What messages take, reckoned by hand for a plan that is reckoned by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from decnn_tvm.assignment import assign_groups
+from decnn_tvm.profiling.message_costs import Spent, seconds_per_cycle
+from decnn_tvm.simulation.message_load import (
+    BYTE_CYCLES,
+    MESSAGE_CYCLES,
+    MessageLoad,
+    message_loads,
+)
+from decnn_tvm.simulation.script import Scripts
+from decnn_tvm.transfers import HOST
+from tests.simulation.conftest import HEADER, exchanging_plan
+
+
+def test_a_device_sends_takes_in_and_copies() -> None:
+    plan = exchanging_plan(2, 1, channels=4, pixels=1000)
+    loads = message_loads(Scripts(plan, assign_groups(plan, 2)), range(3))
+    # An image comes; of the exchange a half goes, a half comes and a half is copied; a result goes.
+    sizes = (16_000 + HEADER, 4_000 + HEADER, 4_000 + HEADER, 4_000, 8_000 + HEADER)
+    assert loads[0] == loads[1] == MessageLoad(3 * len(sizes), 3 * sum(sizes))
+    assert loads[HOST] == MessageLoad(3 * 4, 3 * (2 * sizes[0] + 2 * sizes[4]))
+    assert loads[0].cycles == pytest.approx(
+        3 * (len(sizes) * MESSAGE_CYCLES + sum(sizes) * BYTE_CYCLES)
+    )
+
+
+def test_what_stays_in_another_order_is_copied_as_a_whole() -> None:
+    plan = exchanging_plan(2, 1, channels=4, pixels=1000)
+    loads = message_loads(Scripts(plan, assign_groups(plan, 1)), range(1))
+    assert loads[0] == MessageLoad(3, 3 * 16_000 + 2 * HEADER)
+
+
+def test_processor_time_beyond_the_stages_is_that_of_messages() -> None:
+    stages = [{"processor_seconds": 0.03}, {"processor_seconds": 0.01}]
+    load = MessageLoad(40, 4_000_000)
+    spent = Spent(processor_seconds=10 * 0.04 + 0.1, samples=10, load=load)
+    assert seconds_per_cycle(spent, stages, 1e8) == pytest.approx(0.1 / load.cycles)
+
+
+def test_few_messages_are_reckoned_by_the_stages() -> None:
+    stages = [{"processor_seconds": 0.04}]
+    spent = Spent(processor_seconds=10 * 0.04 + 0.001, samples=10, load=MessageLoad(20, 1000))
+    assert seconds_per_cycle(spent, stages, 1e8) == pytest.approx(0.04 / 1e8)
+    assert seconds_per_cycle(spent, stages, 0.0) is None
