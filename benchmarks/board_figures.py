@@ -24,6 +24,7 @@ COLUMNS = (
     "tiles",
     "winograd",
     "threads",
+    "screened",
     "window",
     "latency ms",
     "images/s",

@@ -136,11 +136,11 @@ def _rows(
                 "images/s": statistics.median(1 / t.mean for t in each),
                 "memory MB": engine.memory / 1e6,
                 "processor ms": 1e3 * statistics.median(t.processor for t in each),
-                "screened ms": {
-                    str(one.threads): 1e3 * one.screened
+                "screened": ", ".join(
+                    f"{one.threads}: {1e3 * one.screened:.0f} ms"
                     for one in engines
                     if one.engine == engine.engine
-                },
+                ),
             }
         )
     for index, party in enumerate(parties):
