@@ -188,7 +188,7 @@ class EmulatedBoards:
         return f"{answer['host']}:{answer['port']}", process
 
     def _start_relay(self) -> None:
-        pairs = [f"far{rank},port{rank}" for rank in range(self._count)]
+        pairs = [f"far{rank},port{rank}" for rank in range(self.count)]
         program = (sys.executable, "-m", "benchmarks.delaying_links", str(self._delay))
         relay = subprocess.Popen([*program, *pairs], stdout=subprocess.PIPE)
         self._processes.append(relay)

@@ -20,7 +20,7 @@ def test_a_thread_in_a_loop_lets_another_in() -> None:
     with lock:
         other.start()
         assert waiting.wait(10)
-        while not lock._door.locked():
+        while not lock.wanted:
             pass
     while not entered.is_set() and rounds < 100:
         with lock:
@@ -39,7 +39,7 @@ def test_the_owner_enters_again_while_another_waits() -> None:
     other = threading.Thread(target=enter)
     with lock:
         other.start()
-        while not lock._door.locked():
+        while not lock.wanted:
             pass
         with lock:
             assert not entered.is_set()

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from decnn_tvm.errors import ClusterError, InputError
 from decnn_tvm.planning.prediction import predict, profiled_machines
-from decnn_tvm.profiling import Profile, measure_profile
+from decnn_tvm.profiling import Profile, measure_profile, measuring
 from decnn_tvm.runtime import LocalCluster
 from decnn_tvm.transfers import HOST
 
@@ -80,6 +82,19 @@ def test_files(profile: Profile, tmp_path: Path) -> None:
         Profile.read(tmp_path / "none.json")
     with pytest.raises(InputError, match="can't be written"):
         profile.write(tmp_path / "none" / "profile.json")
+
+
+def test_a_worker_lost_meanwhile_ends_it(hand_net, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_samples = measuring.run_samples
+    with LocalCluster(2, threads=1) as cluster:
+
+        def after_a_loss(*arguments):
+            os.kill(cluster.process_ids[1], signal.SIGKILL)
+            return run_samples(*arguments)
+
+        monkeypatch.setattr(measuring, "run_samples", after_a_loss)
+        with pytest.raises(ClusterError, match="worker 1"):
+            measuring.measure_profile(cluster, hand_net.package, seconds=0.2)
 
 
 def test_busy_workers_are_not_measured(hand_net) -> None:

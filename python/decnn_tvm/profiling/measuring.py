@@ -31,6 +31,7 @@ from decnn_tvm.profiling.profile import (
 from decnn_tvm.runtime.calls import call_all
 from decnn_tvm.runtime.cluster import Cluster
 from decnn_tvm.runtime.fleet import Fleet
+from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.probe import LinkSpeed
 from decnn_tvm.simulation.message_load import BYTE_CYCLES, MESSAGE_CYCLES
 from decnn_tvm.transfers import HOST
@@ -41,6 +42,8 @@ SLACK = 120.0
 """Seconds that an answer may take beyond those of the measurement."""
 ALL_PAIRS = 8
 """Of more workers than these, only neighbours by rank are measured."""
+UNMOVED = Policy(takeover=False, rejoin=False, rebalance=False)
+"""What is measured belongs to one assignment of groups."""
 
 Speeds = Mapping[tuple[int, int], LinkSpeed]
 """By sender and receiver, of which the coordinator may be one."""
@@ -81,7 +84,7 @@ def measure_profile(
     """
     names = [f"worker-{rank}" for rank in range(len(cluster.workers))] if names is None else names
     speeds = _measure_links(cluster)
-    fleet = cluster.enlist(package, shares=shares, target=target)
+    fleet = cluster.enlist(package, shares=shares, target=target, policy=UNMOVED)
     try:
         fleet.form([], 0)
         stages = _time_stages(fleet, seconds)

@@ -27,6 +27,7 @@ from decnn_tvm.runtime.library import StageLibrary, empty_pool
 from decnn_tvm.runtime.machine import choose_target, memory, reset_peak, this_machine, trim
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.stage_timing import time_stages
+from decnn_tvm.runtime.start_request import StartRequest
 from decnn_tvm.runtime.transport import ZmqTransport
 from decnn_tvm.runtime.weights import DeviceWeights
 from decnn_tvm.runtime.wire import MAX_PAYLOAD, Header
@@ -43,55 +44,6 @@ MAX_TIMING = 600.0
 STAGE_TIMEOUT = 5.0
 """Seconds that a stage under way has to end before a new epoch."""
 _NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/){0,3}[A-Za-z0-9_][A-Za-z0-9_.-]*")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartRequest:
-    """What a worker is told to start; travels as JSON.
-
-    Attributes
-    ----------
-    rank : int
-        The worker's own.
-    target : str
-        Which libraries it uses.
-    assignment : tuple of tuple of int
-        Channel groups by rank; a rank without any is lost or a spare.
-    addresses : dict of int to str
-        Data plane of the coordinator and the members, as this worker reaches them.
-    cluster : str
-        The deployment's id, in hexadecimal.
-    epoch : int
-        Higher than that of the start before.
-    live : tuple of int
-        Samples below `next_sample` that will be sent (again).
-    next_sample : int
-        The first sample that has not been submitted yet.
-    """
-
-    rank: int
-    target: str
-    assignment: tuple[Indices, ...]
-    addresses: dict[int, str]
-    cluster: str
-    epoch: int
-    live: tuple[int, ...] = ()
-    next_sample: int = 0
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> StartRequest:
-        """Read the request back from JSON data; raise `ClusterError` on anything else."""
-        try:
-            assignment = tuple(tuple(int(g) for g in groups) for groups in data["assignment"])
-            addresses = {int(rank): str(address) for rank, address in data["addresses"].items()}
-            live = tuple(int(sample) for sample in data.get("live", ()))
-            changed = {"assignment": assignment, "addresses": addresses, "live": live}
-            return StartRequest(**{**data, **changed})
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise ClusterError(
-                f"start: no such request ({type(error).__name__}: {error}). Install the same "
-                "decnn-tvm everywhere."
-            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

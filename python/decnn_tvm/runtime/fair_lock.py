@@ -28,6 +28,11 @@ class FairLock:
         self._owner = threading.get_ident()
         self._depth += 1
 
+    @property
+    def wanted(self) -> bool:
+        """Whether another thread stands in line."""
+        return self._door.locked()
+
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if not self._depth:

@@ -70,13 +70,15 @@ class Flight:
         """Return the ranks whose part of a sample has not come."""
         return self._executor.missing(sample)
 
-    def receive(self, sample: int, timeout: float) -> Message | WireError | None:
+    def receive(self, sample: int | None, timeout: float) -> Message | WireError | None:
         """Return the next message, why it is unusable, or None after `timeout` seconds.
 
-        A result of `sample` is waited for: there can be none before all that miss are heard.
+        Where only the result of `sample` is waited for, there can be none before all that miss are
+        heard; with None any message is wanted at once.
         """
+        enough = 1 if sample is None else max(1, len(self.missing(sample)))
         try:
-            return self._link.receive(timeout, max(1, len(self.missing(sample))))
+            return self._link.receive(timeout, enough)
         except WireError as error:
             return error
 

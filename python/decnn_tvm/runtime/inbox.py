@@ -30,14 +30,14 @@ class Inbox:
 
     def put(self, item: Message | WireError | None) -> None:
         """Add what arrived; a failure, or None, ends the reader's wait at once."""
-        self._waiting.append(item)
         if _is_urgent(item):
-            self._calls.append(None)
+            self._calls.append(None)  # before the item, which a reader takes with its call
+        self._waiting.append(item)
         if self._holds(self._enough):
             self._bell.put(None)
 
     def get(self, timeout: float, enough: int = 1) -> Message | WireError | None:
-        """Return the oldest item, or None where there is none.
+        """Return the oldest item, or None where there is none (rarely, just before an urgent one).
 
         Parameters
         ----------
@@ -48,8 +48,10 @@ class Inbox:
         """
         if timeout > 0 and not self._holds(enough):
             self._wait(time.monotonic() + timeout, enough)
-        item = self._waiting.popleft() if self._waiting else None
-        if self._calls and (_is_urgent(item) or not self._waiting):
+        if not self._waiting:
+            return None
+        item = self._waiting.popleft()
+        if _is_urgent(item):
             self._calls.popleft()
         return item
 

@@ -241,7 +241,8 @@ class Session:
 
     def _pump(self, sample: int) -> bool:
         """Take in one message and look after the devices; return whether anything happened."""
-        message = self._flight.receive(sample, POLL)
+        # The next in line waits for another result, which any message may complete.
+        message = self._flight.receive(None if self._lock.wanted else sample, POLL)
         with self._whole_or_failed():
             return self._flight.advance(message)
 
