@@ -85,10 +85,10 @@ class Records:
         self,
         layer: tirx.PrimFunc,
         target: tvm.target.Target,
-        schedule: s_tir.Schedule,
+        trace: s_tir.schedule.Trace,
         seconds: float,
     ) -> None:
-        """Keep a measurement of a schedule, in the database too.
+        """Keep a measurement of the schedule that a trace makes, in the database too.
 
         Raises
         ------
@@ -96,13 +96,11 @@ class Records:
             It can't be written; it is kept in memory.
         """
         mod = as_module(layer)
-        self._remember(mod, target, schedule.trace, [seconds])
+        self._remember(mod, target, trace, [seconds])
         try:
             workload = self._database.commit_workload(mod)
             arguments = ms.arg_info.ArgInfo.from_prim_func(mod["main"])
-            record = ms.database.TuningRecord(
-                schedule.trace, workload, [seconds], target, arguments
-            )
+            record = ms.database.TuningRecord(trace, workload, [seconds], target, arguments)
             self._database.commit_tuning_record(record)
         except Exception as error:  # a full disk, a folder that went
             raise RecordsError(
@@ -122,10 +120,8 @@ class Records:
             best = self.best(layer, record.target)
             if best is None or destination.times(layer, record.target):
                 continue
-            schedule = s_tir.Schedule(record.workload.mod)
-            best.apply_to_schedule(schedule, remove_postproc=False)
             seconds = median(self.times(layer, record.target)[str(best)])
-            destination.add(layer, record.target, schedule, seconds)
+            destination.add(layer, record.target, best, seconds)
 
     def _remember(
         self,

@@ -137,7 +137,7 @@ class TaskTuning:
 
     def _keep(self, schedule: s_tir.Schedule, seconds: float) -> None:
         try:
-            self._records.add(self._task.layer, self._target, schedule, seconds)
+            self._records.add(self._task.layer, self._target, schedule.trace, seconds)
         except RecordsError as error:  # a full disk costs the record, not the run
             logger.warning("%s", error)
 
