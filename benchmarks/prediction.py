@@ -20,17 +20,14 @@ import argparse
 import os
 import statistics
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.emulated_boards import INSIDE, EmulatedBoards, run_isolated
 from benchmarks.harness import Figure, parser, progress, report
+from benchmarks.measured_session import measure
 from benchmarks.prediction_cases import (
     BOARDS,
     CONTESTANTS,
@@ -42,22 +39,19 @@ from benchmarks.prediction_cases import (
     even_and_uneven,
 )
 from decnn_tvm.cluster_file import ClusterFile, ClusterWorker
-from decnn_tvm.package import Package
 from decnn_tvm.planning.alternatives import Alternative
 from decnn_tvm.planning.estimates import Estimate, estimate
 from decnn_tvm.planning.prediction import predict
 from decnn_tvm.planning.speeds import Speeds, cluster_speeds
 from decnn_tvm.planning.splits import Splitter
 from decnn_tvm.profiling import measure_profile
-from decnn_tvm.runtime import Cluster, Session
-from decnn_tvm.runtime.tensors import Array
+from decnn_tvm.runtime import Cluster
 
 AIM = 0.15
 """Median error of what is predicted."""
 WINDOW = 4
-STREAM = 7.0
-"""Seconds of a stream, about."""
 PROFILE = 1.0
+"""Seconds for stages, and for samples."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -115,7 +109,7 @@ def _rows(
         progress(f"{name}, {setting.name}: {contestant.name}")
         package = packages.package(contestant)
         with _fresh_workers(boards) as cluster:
-            measured = _measure(cluster, package, contestant.shares)
+            measured = measure(cluster, package, contestant.shares, WINDOW)
             profile = measure_profile(cluster, package, shares=contestant.shares, seconds=PROFILE)
         planned = _planned(contestant, packages, splitter, speeds)
         alone = predict(profile, package.plan, window=1, samples=2)
@@ -183,38 +177,6 @@ def _speeds(boards: EmulatedBoards, packages: Packages) -> Speeds:
     return cluster_speeds(ClusterFile(workers=workers), profile)
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Median seconds of an image alone, images per second, most bytes above an idle worker."""
-
-    latency: float
-    rate: float
-    memory: int
-
-
-def _measure(cluster: Cluster, package: Package, shares: tuple[int, ...]) -> Measured:
-    with cluster.deploy(package, shares=shares) as session:
-        image = np.random.default_rng(0).standard_normal(
-            package.plan.value(package.plan.inputs[0]).shape, dtype="float32"
-        )
-        session.run(image)
-        latency = statistics.median(_seconds(session, image) for _ in range(5))
-        # Whole windows, since results may leave so.
-        windows = max(3, round(STREAM / latency / WINDOW))
-        count = WINDOW * (1 + windows)
-        ends = []
-        for _ in session.stream([image] * count, in_flight=WINDOW):
-            ends.append(time.perf_counter())
-        rate = (count - WINDOW) / (ends[-1] - ends[WINDOW - 1])
-        return Measured(latency, rate, max(stats.peak_bytes for stats in session.stats()))
-
-
-def _seconds(session: Session, image: Array) -> float:
-    start = time.perf_counter()
-    session.run(image)
-    return time.perf_counter() - start
-
-
 def _uneven_row(
     boards: EmulatedBoards, name: str, setting: Setting, packages: Packages
 ) -> dict[str, Any]:
@@ -225,7 +187,8 @@ def _uneven_row(
     planned = [_planned(one, packages, splitter, speeds) for one in (even, uneven)]
     with _fresh_workers(boards) as cluster:
         measured = [
-            _measure(cluster, packages.package(one), one.shares).latency for one in (even, uneven)
+            measure(cluster, packages.package(one), one.shares, WINDOW).latency
+            for one in (even, uneven)
         ]
     gain = planned[0].latency_seconds / planned[1].latency_seconds
     return {

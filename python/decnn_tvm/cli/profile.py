@@ -34,9 +34,9 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         common,
         "profile",
         "measure a package's stages and a cluster's links",
-        "Deploy a package to workers, time its stages on ready data, the links between all\n"
-        "machines, and what messages cost their processors. `decnn plan` and `decnn report`\n"
-        "read the file. The workers must be idle.",
+        "Deploy a package to workers, time the links between all machines and its stages on ready\n"
+        "data, and run samples to learn what messages cost the processors. `decnn plan` and\n"
+        "`decnn report` read the file. The workers must be idle.",
         EXAMPLE,
     )
     parser.add_argument("package", metavar="PKG", help="a folder that `decnn compile` wrote")
@@ -55,7 +55,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         type=positive_seconds,
         default=2.0,
         metavar="S",
-        help="how long the stages are timed (2)",
+        help="how long the stages are timed, and as long again samples run (2)",
     )
     return parser
 
