@@ -158,7 +158,7 @@ class EmulatedBoards:
         """Return the processor time that a board's running processes have taken, all in all."""
         pids = (_group(rank) / "cgroup.procs").read_text().split()
         times = [psutil.Process(int(pid)).cpu_times() for pid in pids]
-        return sum(time.user + time.system for time in times)
+        return float(sum(time.user + time.system for time in times))
 
     def start(self, rank: int, *command: str) -> subprocess.Popen[bytes]:
         """Start a command on a board; its standard output is a pipe."""

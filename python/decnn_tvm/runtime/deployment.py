@@ -24,7 +24,14 @@ from decnn_tvm.runtime.engine import Counters, Engine, Link, device_status
 from decnn_tvm.runtime.executor import Executor
 from decnn_tvm.runtime.heartbeat import Watch
 from decnn_tvm.runtime.library import StageLibrary, empty_pool
-from decnn_tvm.runtime.machine import choose_target, memory, reset_peak, this_machine, trim
+from decnn_tvm.runtime.machine import (
+    choose_target,
+    freed_memory_returned,
+    memory,
+    reset_peak,
+    this_machine,
+    trim,
+)
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.stage_timing import time_stages
 from decnn_tvm.runtime.start_request import StartRequest
@@ -244,7 +251,8 @@ class Deployment:
         if ended:
             # A thread that still runs would send on closed sockets: its transport stays.
             self.transport.close()
-            self._unload()
+            with freed_memory_returned():
+                self._unload()
         else:
             logger.error("a stage did not end within %g s", timeout)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -292,22 +300,24 @@ class Deployment:
         """Have the library of these groups with their weights; free another one first."""
         if self._loaded == (target, groups):
             return
-        self._unload()
-        if not groups:
-            return
+        with freed_memory_returned():
+            self._unload()
+            if groups:
+                self._library = self._packed(package, target, groups)
+        if groups:
+            self._check_limit(f"{len(groups)} {package.plan.unit}")
+            self._loaded = (target, groups)
+
+    def _packed(self, package: Package, target: str, groups: Indices) -> StageLibrary:
         names = [n for n in package.files_for(target, groups) if n not in self._verified]
         package.verify(names)
         self._verified.update(names)
         path = package.file(package.library(target, len(groups)))
         try:
-            weights = DeviceWeights(package, groups)
-            self._library = StageLibrary(path, package.plan, weights, groups)
+            return StageLibrary(path, package.plan, DeviceWeights(package, groups), groups)
         except MemoryError as error:
             share = f"{len(groups)} {package.plan.unit}"
             raise MemoryShortage(f"{share}: {error}.") from error
-        trim()
-        self._check_limit(f"{len(groups)} {package.plan.unit}")
-        self._loaded = (target, groups)
 
     def _check_limit(self, share: str) -> None:
         taken = memory().resident

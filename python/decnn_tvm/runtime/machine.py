@@ -8,6 +8,7 @@ import ctypes
 import os
 import platform
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from decnn_tvm.runtime.processor import normal_machine, processor_features
 
 KEPT_BLOCK = 32 << 20
 """Bytes of the largest block that `reuse_freed_memory` concerns: glibc's own limit."""
+KEPT_USUALLY = 128 << 10
+"""Bytes at the end of its memory that glibc keeps unless told otherwise."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -127,9 +130,28 @@ def reuse_freed_memory() -> None:
     fills with zeros one by one: 3 % of a worker's time with ResNet-50.
     """
     with contextlib.suppress(AttributeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(_M_MMAP_THRESHOLD, KEPT_BLOCK)
-        library.mallopt(_M_TRIM_THRESHOLD, 2 * KEPT_BLOCK)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, KEPT_BLOCK)
+    _keep_at_most(2 * KEPT_BLOCK)
+
+
+@contextlib.contextmanager
+def freed_memory_returned() -> Iterator[None]:
+    """Return to the system what is freed within, where `reuse_freed_memory` has it kept.
+
+    `trim` alone leaves the end of what a thread other than the first has allocated: the weights of
+    channel groups that were given back to another worker.
+    """
+    _keep_at_most(KEPT_USUALLY)
+    try:
+        yield
+    finally:
+        _keep_at_most(2 * KEPT_BLOCK)
+        trim()
+
+
+def _keep_at_most(size: int) -> None:
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, size)
 
 
 def trim() -> None:
