@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.accuracy_runs import DENSE, NETWORKS, VARIANTS, Regime, trained
-from benchmarks.accuracy_studies import study_starts, study_untrained, study_wires
+from benchmarks.accuracy_studies import STARTS, study_starts, study_untrained, study_wires
 from benchmarks.cifar10 import channel_statistics, first_images, read_cifar10
 from benchmarks.harness import Figure, parser, progress, report
 from decnn_tvm.training import Recipe
@@ -42,7 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.study == "starts":
             studied = [v for v in variants if VARIANTS[v] and VARIANTS[v].get("width")]  # type: ignore[union-attr]
             found, figures = study_starts(
-                regime, name, studied, options.seeds[0], options.budgets, options.start_rate
+                regime,
+                name,
+                studied,
+                options.seeds[0],
+                options.budgets,
+                options.start_rate,
+                options.starts,
             )
         elif options.study == "untrained":
             decoupled = [v for v in variants if v != DENSE]
@@ -138,6 +144,8 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--study", choices=("untrained", "starts", "wires"), help="a study instead of the table")
     add("--budgets", type=int, nargs="+", default=[1, 2, 3, 6, 10, 20, 30], metavar="EPOCHS",
         help="epochs that --study starts tries, in turn (1 2 3 6 10 20 30)")  # fmt: skip
+    add("--starts", nargs="+", choices=STARTS, default=list(STARTS), metavar="START",
+        help=f"what --study starts compares, of {', '.join(map(repr, STARTS))} (all)")  # fmt: skip
     add("--batch", type=int, default=128, help="(%(default)s)")
     add("--learning-rate", type=float, default=0.1, help="of fresh weights (%(default)s)")
     add("--start-rate", type=float, default=0.02, help="of inherited weights (%(default)s)")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from benchmarks.accuracy_runs import (
     GROUPS,
     VARIANTS,
     Regime,
+    Run,
     train_once,
     trained,
     variant_network,
@@ -36,6 +37,12 @@ from decnn_tvm.training.finetune import CALIBRATION_IMAGES
 WITHIN = 0.005
 """A start has arrived when it is this near to the dense network: half a point."""
 
+STARTS = FRESH, NAIVE, CALIBRATED, DISTILLED = (
+    "fresh",
+    "inherited, naive",
+    "inherited, calibrated",
+    "calibrated, distilled",
+)
 _CALIBRATION = 512
 Rows = list[dict[str, Any]]
 
@@ -47,39 +54,36 @@ def study_starts(
     seed: int,
     budgets: Sequence[int],
     learning_rate: float,
+    chosen: Sequence[str],
 ) -> tuple[Rows, dict[str, Figure]]:
     """Compare starts: accuracy before any training, and the epochs to come near the dense network.
 
     The epochs of a start are the smallest of `budgets` with which a whole training, its learning
     rate going down to 0 within it, comes `WITHIN` the dense network. Fresh weights train with the
-    regime's learning rate, inherited ones with `learning_rate`.
+    regime's learning rate, inherited ones with `learning_rate`; `chosen` are some of `STARTS`.
     """
     dense = trained(regime, name, DENSE, seed)
     rows: Rows = []
     summary: dict[str, Figure] = {}
     for variant in variants:
-        starts = _starts(regime, name, variant, seed, dense.network)
+        starts = Starts(regime, name, variant, seed, dense.network, learning_rate)
         needed: dict[str, int | None] = {}
-        for start, (network, distils) in starts.items():
-            before = _accuracy(regime, to_torch(network()), seed)
-            recipe = _recipe(regime, start, seed, learning_rate, distils)
-            needed[start], best = _epochs_needed(
-                regime, recipe, budgets, network, (name, variant, start), dense.network,
-                dense.accuracy - WITHIN,
-            )  # fmt: skip
+        for start in chosen:
+            before = _accuracy(regime, to_torch(starts.network(start)), seed)
+            needed[start], best = _epochs_needed(starts, start, budgets, dense.accuracy - WITHIN)
             rows.append(
                 {
                     "network": name,
                     "variant": variant,
                     "start": start,
-                    "lr": recipe.learning_rate,
+                    "lr": starts.recipe(start, max(budgets)).learning_rate,
                     "top-1 before training, %": 100 * before,
                     "epochs to dense - 0.5": needed[start],
                     "top-1 reached, %": 100 * best,
                     "dense top-1, %": 100 * dense.accuracy,
                 }
             )
-        fresh, distilled = needed["fresh"], needed["calibrated, distilled"]
+        fresh, distilled = needed.get(FRESH), needed.get(DISTILLED)
         if fresh and distilled:
             summary[f"{name} {variant}: epochs, distilled / fresh"] = Figure(
                 distilled / fresh, 0.2, at_most=True
@@ -150,68 +154,77 @@ def study_wires(
     return rows, {}
 
 
-def _starts(
-    regime: Regime, name: str, variant: str, seed: int, dense: Network
-) -> dict[str, tuple[Callable[[], Network], bool]]:
-    """Return for each start what makes the network, and whether it learns from the dense one."""
-    options = VARIANTS[variant]
-    assert options is not None
-    images = regime.batches(seed).calibration(_CALIBRATION).cpu()
-    calibrated = _Once(partial(decouple_calibrated, dense, images, groups=GROUPS, **options))
-    return {
-        "fresh": (partial(variant_network, name, variant, seed), False),
-        "inherited, naive": (partial(decouple, dense, groups=GROUPS, **options), False),
-        "inherited, calibrated": (calibrated, False),
-        "calibrated, distilled": (calibrated, True),
-    }
+class Starts:
+    """The starts of one variant, which train the same way from different weights.
 
+    Parameters
+    ----------
+    regime, name, variant, seed
+        What is trained; see `benchmarks.accuracy_runs`.
+    dense : Network
+        The trained dense network: what is inherited, and the teacher.
+    learning_rate : float
+        For inherited weights.
+    """
 
-class _Once:
-    """Calls a function once and remembers."""
+    def __init__(
+        self,
+        regime: Regime,
+        name: str,
+        variant: str,
+        seed: int,
+        dense: Network,
+        learning_rate: float,
+    ) -> None:
+        self.regime, self.name, self.variant, self.seed = regime, name, variant, seed
+        self.dense, self.learning_rate = dense, learning_rate
+        self._calibrated: Network | None = None
 
-    def __init__(self, make: Callable[[], Network]) -> None:
-        self.make = make
-        self.made: Network | None = None
+    def network(self, start: str) -> Network:
+        """Return the network before any training."""
+        options = VARIANTS[self.variant]
+        assert options is not None
+        if start == FRESH:
+            return variant_network(self.name, self.variant, self.seed)
+        if start == NAIVE:
+            return decouple(self.dense, groups=GROUPS, **options)
+        if self._calibrated is None:
+            images = self.regime.batches(self.seed).calibration(_CALIBRATION).cpu()
+            self._calibrated = decouple_calibrated(self.dense, images, groups=GROUPS, **options)
+        return self._calibrated
 
-    def __call__(self) -> Network:
-        if self.made is None:
-            self.made = self.make()
-        return self.made
+    def recipe(self, start: str, epochs: int) -> Recipe:
+        """Return the recipe of a training of so many epochs."""
+        recipe = self.regime.recipe
+        return dataclasses.replace(
+            recipe,
+            seed=self.seed,
+            epochs=epochs,
+            warmup_epochs=min(recipe.warmup_epochs, 0.2 * epochs),
+            learning_rate=recipe.learning_rate if start == FRESH else self.learning_rate,
+            distillation=Distillation() if start == DISTILLED else None,
+        )
 
-
-def _recipe(regime: Regime, start: str, seed: int, learning_rate: float, distils: bool) -> Recipe:
-    rate = regime.recipe.learning_rate if start == "fresh" else learning_rate
-    return dataclasses.replace(
-        regime.recipe,
-        seed=seed,
-        learning_rate=rate,
-        distillation=Distillation() if distils else None,
-    )
+    def train(self, start: str, epochs: int) -> Run:
+        """Train from a start, or read what was trained."""
+        return train_once(
+            self.regime,
+            self.recipe(start, epochs),
+            lambda: self.network(start),
+            names=(self.name, self.variant, start),
+            start=start,
+            teacher=self.dense if start == DISTILLED else None,
+        )
 
 
 def _epochs_needed(
-    regime: Regime,
-    recipe: Recipe,
-    budgets: Sequence[int],
-    network: Callable[[], Network],
-    names: tuple[str, ...],
-    teacher: Network,
-    wanted: float,
+    starts: Starts, start: str, budgets: Sequence[int], wanted: float
 ) -> tuple[int | None, float]:
     best = 0.0
     for budget in sorted(budgets):
-        warmup = min(recipe.warmup_epochs, 0.2 * budget)
-        given = dataclasses.replace(recipe, epochs=budget, warmup_epochs=warmup)
-        run = train_once(
-            regime,
-            given,
-            network,
-            names=names,
-            start=names[-1],
-            teacher=teacher if recipe.distillation else None,
-        )
-        best = max(best, run.accuracy)
-        if run.accuracy >= wanted:
+        found = starts.train(start, budget).accuracy
+        best = max(best, found)
+        if found >= wanted:
             return budget, best
     return None, best
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the trained network that comes with the library, and its card, from a run.
 
-It takes the options of ``benchmarks.accuracy`` and finds the run that they name (or trains it):
-one variant, one network, the first seed. ``decnn demo`` classifies images with what it writes.
+It takes the options of ``benchmarks.accuracy`` and finds the run that they name (or trains it): one
+variant, one network, the first seed. With ``--study starts`` that is a run of one of ``--starts``,
+of as many epochs as the first of ``--budgets`` says. ``decnn demo`` classifies images with it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.accuracy import read_options, regime_of, stage_channels
-from benchmarks.accuracy_runs import VARIANTS, Regime, Run, trained
+from benchmarks.accuracy_runs import DENSE, VARIANTS, Regime, Run, trained
+from benchmarks.accuracy_studies import Starts
 from benchmarks.harness import progress
 from decnn_tvm.demo.shipped_network import CARD, MODEL, ModelCard
 from decnn_tvm.frontend import save_onnx
@@ -37,12 +39,21 @@ def main(arguments: Sequence[str] | None = None, folder: Path = FOLDER) -> None:
     if len(variants) != 1 or len(options.networks) != 1 or VARIANTS[variants[0]] is None:
         raise SystemExit(f"--variants names {variants}; expected one decoupled one of one network")
     regime = regime_of(options)
-    run = trained(regime, options.networks[0], variants[0], options.seeds[0])
+    run = _run(regime, variants[0], options)
     card = _card(regime, run, variants[0], options)
     folder.mkdir(parents=True, exist_ok=True)
     save_onnx(run.network, folder / MODEL)
     (folder / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=1) + "\n")
     progress(f"{folder}: {card.name}, top-1 {card.accuracy:.2%}")
+
+
+def _run(regime: Regime, variant: str, options: argparse.Namespace) -> Run:
+    name, seed = options.networks[0], options.seeds[0]
+    if options.study != "starts":
+        return trained(regime, name, variant, seed)
+    dense = trained(regime, name, DENSE, seed).network
+    starts = Starts(regime, name, variant, seed, dense, options.start_rate)
+    return starts.train(options.starts[0], options.budgets[0])
 
 
 def _card(regime: Regime, run: Run, variant: str, options: argparse.Namespace) -> ModelCard:
@@ -64,14 +75,24 @@ def _card(regime: Regime, run: Run, variant: str, options: argparse.Namespace) -
         macs=run.report["cost"]["macs"],
         parameters=run.report["cost"]["parameters"],
         recipe=run.report["recipe"],
+        start=run.report["start"],
+        teacher_accuracy=run.report["teacher_accuracy"],
         regime=regime.describe(),
-        command=(
-            f"python -m benchmarks.ship_network --data cifar10_jpeg.tar.xz --out FOLDER --networks "
-            f"{name} --variants {variant!r} --epochs {options.epochs} --seeds {seed} "
-            f"--device {options.device}"
-        ),
+        command=_command(options, variant),
         licence=LICENCE,
     )
+
+
+def _command(options: argparse.Namespace, variant: str) -> str:
+    words = [
+        "python -m benchmarks.ship_network --data cifar10_jpeg.tar.xz --out FOLDER",
+        f"--networks {options.networks[0]} --variants {variant!r} --epochs {options.epochs}",
+        f"--seeds {options.seeds[0]} --device {options.device}",
+    ]
+    if options.study == "starts":
+        words.append(f"--study starts --starts {options.starts[0]!r}")
+        words.append(f"--budgets {options.budgets[0]}")
+    return " ".join(words)
 
 
 if __name__ == "__main__":

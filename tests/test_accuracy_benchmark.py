@@ -92,6 +92,11 @@ def test_a_run_becomes_the_network_that_is_shipped(archive: Path, tmp_path: Path
     assert (network.groups, network.name) == (4, "resnet20-g4-x1-cifar10")
     assert (card.classes, card.channels, card.epochs) == (["cat", "dog"], [16, 32, 64], 1)
     assert card.parameters == network_cost(network).parameters
+    started = ["--study", "starts", "--starts", "inherited, naive", "--budgets", "2"]
+    ship_network.main([*arguments, "x1, stage", *started], tmp_path / "shipped")
+    card = shipped_card(tmp_path / "shipped")
+    assert (card.start, card.epochs, card.recipe["learning_rate"]) == ("inherited, naive", 2, 0.02)
+    assert card.command.endswith("--study starts --starts 'inherited, naive' --budgets 2")
     with pytest.raises(SystemExit, match="expected one decoupled one"):
         ship_network.main([*arguments, "x1"], tmp_path / "shipped")
 

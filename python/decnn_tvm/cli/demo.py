@@ -106,10 +106,9 @@ def _classify(images: LabelledImages, folder: Path) -> None:
 
     card = shipped_card()
     print(
-        f"\n2. {card.name}: ResNet-20 for CIFAR-10, decoupled ({card.structure}) and trained for "
-        f"{card.epochs} epochs\n"
-        f"   by decnn_tvm.training, on {WORKERS} local workers; {len(images.labels)} test images, "
-        "which it was not trained on."
+        f"\n2. {card.name}: ResNet-20 for CIFAR-10, decoupled ({card.structure}) and trained by\n"
+        f"   decnn_tvm.training (start: {card.start}; epochs: {card.epochs}), on {WORKERS} local "
+        f"workers;\n   {len(images.labels)} test images, which it was not trained on."
     )
     with progress_bar() as progress:
         found = classify(images, folder / "cifar10.pkg", workers=WORKERS, progress=progress)

@@ -47,8 +47,12 @@ class ModelCard:
         Of one image.
     recipe : dict
         Settings of the training, `decnn_tvm.training.Recipe`.
+    start : str
+        What its weights were before.
+    teacher_accuracy : float or None
+        Of the dense network that it learnt from, if it did.
     regime : str
-        Images, recipe and device in words.
+        Of the runs that it is one of (the dense network's, where it inherits), in words.
     command : str
         That gives this network.
     licence : str
@@ -67,6 +71,8 @@ class ModelCard:
     macs: int
     parameters: int
     recipe: dict[str, Any]
+    start: str
+    teacher_accuracy: float | None
     regime: str
     command: str
     licence: str
