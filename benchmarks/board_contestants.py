@@ -70,8 +70,6 @@ class Contestant:
         Channel groups of a decoupled network.
     tiles : int
         Row tiles.
-    winograd : bool
-        Whether a decoupled network may use Winograd's method, as a dense one does anyway.
     """
 
     network: str
@@ -80,7 +78,6 @@ class Contestant:
     wire: str
     groups: int = 0
     tiles: int = 1
-    winograd: bool = False
 
     @property
     def split(self) -> Strategy:
@@ -97,13 +94,11 @@ class Contestant:
         """The folder of its package; one of a decoupled network serves any number of boards."""
         boards = "" if self.groups or self.strategy == "single" else f"-{self.boards}"
         tiles = f"-tiles{self.tiles}" if self.tiles > 1 else ""
-        winograd = "-winograd" if self.winograd else ""
-        return f"{self.model}-{self.strategy}{boards}-{self.wire}{tiles}{winograd}"
+        return f"{self.model}-{self.strategy}{boards}-{self.wire}{tiles}"
 
     def __str__(self) -> str:
         tiles = f", {self.tiles} row tiles" if self.tiles > 1 else ""
-        winograd = ", Winograd" if self.winograd else ""
-        return f"{self.model} {self.strategy}, {self.wire}{tiles}{winograd}"
+        return f"{self.model} {self.strategy}, {self.wire}{tiles}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +133,6 @@ class Scene:
             "boards": contestant.boards,
             "wire": contestant.wire,
             "tiles": contestant.tiles,
-            "winograd": contestant.winograd,
         }
 
     @staticmethod
@@ -161,7 +155,6 @@ def contestants(
     strategies: Sequence[str],
     wires: Sequence[str],
     tiles: Sequence[int] = (1,),
-    winograd: Sequence[bool] = (False,),
 ) -> tuple[Contestant, ...]:
     """Return the ways to run a dense network, and what it is decoupled to, on so many boards."""
     found = []
@@ -177,13 +170,11 @@ def contestants(
                     wire=wire,
                     groups=groups,
                     tiles=count,
-                    winograd=fast,
                 )
                 for name in decoupled
                 if groups == PRESET_GROUPS or NETWORKS[name].width is not None
                 for wire in wires
                 for count in tiles
-                for fast in winograd
             ]
         elif (strategy == "single") == (boards == 1):
             # Nothing is rounded where whole images travel.

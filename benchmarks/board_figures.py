@@ -22,7 +22,6 @@ COLUMNS = (
     "contestant",
     "wire",
     "tiles",
-    "winograd",
     "threads",
     "screened",
     "window",

@@ -118,5 +118,4 @@ def _compile(path: Path, contestant: Contestant) -> None:
         image_mean=IMAGENET_MEAN,
         image_std=IMAGENET_STD,
         row_tiles=contestant.tiles,
-        winograd=contestant.winograd if contestant.groups else None,
     )

@@ -28,6 +28,8 @@ from decnn_tvm.keys import make_keys
 
 SETUP_CORES = 1.0
 """Cores of a board until everything is loaded."""
+MEMORY = 4 << 30
+"""Bytes of a board, of which there are such Raspberry Pis: all contestants are on it at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,7 @@ def measure(packages: Path, scene: Scene, measuring: Measuring) -> list[dict[str
     pixels = np.load(packages / "pixels.npy")
     with contextlib.ExitStack() as ends:
         boards = ends.enter_context(
-            EmulatedBoards(scene.boards + 1, SETUP_CORES, scene.delay / 1e3)
+            EmulatedBoards(scene.boards + 1, SETUP_CORES, scene.delay / 1e3, MEMORY)
         )
         keys = Path(ends.enter_context(tempfile.TemporaryDirectory())) if scene.encrypted else None
         if keys is not None:

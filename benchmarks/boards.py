@@ -51,7 +51,6 @@ KEY = (
     "boards",
     "wire",
     "tiles",
-    "winograd",
 )
 
 
@@ -99,7 +98,6 @@ def _scenes(options: argparse.Namespace, rows: Sequence[Row]) -> Iterator[Scene]
                 strategies=options.strategies,
                 wires=options.wires,
                 tiles=options.tiles,
-                winograd=[choice == "on" for choice in options.winograd],
             ),
         )
         left = tuple(one for one in scene.contestants if _key(scene.row_of(one)) not in done)
@@ -163,7 +161,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     several("--strategies", STRATEGIES, STRATEGIES, "ways to share the work")
     several("--wires", WIRES, WIRES, "element types of exchanges")
     several("--tiles", [1, 2, 4], [1], "row tiles of decoupled networks")
-    several("--winograd", ["off", "on"], ["off"], "Winograd's method for decoupled networks")
     several("--encryption", ["on", "off"], ["on"], "keys on both planes")
     several("--delays", [0.0, 2.0], [0.0], "milliseconds that a link adds")
     result.add_argument(

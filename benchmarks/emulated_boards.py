@@ -36,6 +36,7 @@ START = 30.0
 NETWORK = "10.77.0"
 TOOLS = ("ip", "tc", "unshare")
 _V1 = Path("/sys/fs/cgroup/cpu")
+_V1_MEMORY = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")
 
 
@@ -99,13 +100,17 @@ class EmulatedBoards:
         Cores of each.
     delay : float
         Seconds that each link takes besides; a process passes the frames on then.
+    memory : int, optional
+        Bytes that all processes on a board may take together.
     """
 
     host = f"{NETWORK}.254"
     """The coordinator's address."""
 
-    def __init__(self, count: int, quota: float, delay: float = 0.0) -> None:
-        self.count, self._quota, self._delay = count, quota, delay
+    def __init__(
+        self, count: int, quota: float, delay: float = 0.0, memory: int | None = None
+    ) -> None:
+        self.count, self._quota, self._delay, self._memory = count, quota, delay, memory
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> EmulatedBoards:
@@ -163,7 +168,9 @@ class EmulatedBoards:
     def start(self, rank: int, *command: str) -> subprocess.Popen[bytes]:
         """Start a command on a board; its standard output is a pipe."""
         # The shell is in the group before it becomes the command.
-        enter = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(_group(rank) / "cgroup.procs")]
+        own = [_group(rank), *([] if self._memory is None else [_memory_group(rank)])]
+        groups = " && ".join(f"echo $$ > {group / 'cgroup.procs'}" for group in dict.fromkeys(own))
+        enter = ["sh", "-c", f'{groups} && exec "$@"', "sh"]
         process = subprocess.Popen(
             [*enter, "ip", "netns", "exec", f"board{rank}", *command],
             stdin=subprocess.PIPE,
@@ -209,6 +216,16 @@ class EmulatedBoards:
         group = _group(rank)
         group.mkdir()
         _set_quota(group, self._quota)
+        if self._memory is not None:
+            _limit_memory(_memory_group(rank), self._memory)
+
+
+def _limit_memory(group: Path, limit: int) -> None:
+    if group.parent == _V1_MEMORY:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(limit))
+    else:
+        (group / "memory.max").write_text(str(limit))
 
 
 def _set_quota(group: Path, cores: float) -> None:
@@ -237,6 +254,11 @@ def _group(rank: int) -> Path:
     return controller / f"{os.environ[INSIDE]}-{rank}"
 
 
+def _memory_group(rank: int) -> Path:
+    own = _group(rank)
+    return _V1_MEMORY / own.name if own.parent == _V1 else own
+
+
 def _controller() -> Path | None:
     """Return where control groups with a CPU quota are made, of version 1 or 2."""
     if (_V1 / "cgroup.procs").exists():
@@ -247,8 +269,9 @@ def _controller() -> Path | None:
 
 def _remove_groups(prefix: str) -> None:
     """Remove control groups once the kernel has taken their last process out."""
-    controller, deadline = _controller(), time.monotonic() + 10
-    for group in controller.glob(f"{prefix}-*") if controller else ():
+    deadline = time.monotonic() + 10
+    controllers = {_controller(), _V1_MEMORY} - {None}
+    for group in (group for each in controllers for group in each.glob(f"{prefix}-*")):
         while group.exists() and time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 group.rmdir()
