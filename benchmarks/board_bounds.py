@@ -8,10 +8,11 @@ import json
 import sys
 from dataclasses import dataclass
 
-from benchmarks.emulated_boards import START, EmulatedBoards, first_line
+from benchmarks.emulated_boards import START, EmulatedBoards
 from decnn_tvm.package import Package
 from decnn_tvm.runtime import Cluster, Session
 from decnn_tvm.runtime.tensors import Array
+from decnn_tvm.testing.process_output import first_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,11 +20,12 @@ import numpy as np
 
 from benchmarks.board_contestants import Contestant
 from benchmarks.board_memory import PeakMemory
-from benchmarks.emulated_boards import EmulatedBoards, first_line
+from benchmarks.emulated_boards import EmulatedBoards
 from decnn_tvm.package import Package
 from decnn_tvm.runtime import Cluster, Session
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.tensors import Array
+from decnn_tvm.testing.process_output import first_line
 
 PATIENCE = 120.0
 """Seconds that an answer from a board may take."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
 import shutil
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from types import TracebackType
 import psutil
 
 from decnn_tvm.errors import ClusterError
+from decnn_tvm.testing.process_output import first_line
 
 INSIDE = "DECNN_BENCHMARK_GROUP"
 """Set where we are in namespaces of our own: what names of control groups begin with."""
@@ -235,17 +235,6 @@ def _set_quota(group: Path, cores: float) -> None:
         (group / "cpu.cfs_quota_us").write_text(str(quota))
     else:
         (group / "cpu.max").write_text(f"{quota} {PERIOD}")
-
-
-def first_line(process: subprocess.Popen[bytes], timeout: float) -> bytes:
-    """Return the first line that a process writes; raise `ClusterError` where none comes."""
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        line = process.stdout.readline() if selector.select(timeout) else b""
-    if not line:
-        raise ClusterError(f"a process on a board wrote nothing within {timeout:g} s.")
-    return line
 
 
 def _group(rank: int) -> Path:

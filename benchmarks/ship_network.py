@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from benchmarks.accuracy import read_options, regime_of, stage_channels
 from benchmarks.accuracy_runs import DENSE, VARIANTS, Regime, Run, trained
@@ -38,6 +42,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = FOLDER) -> None:
     variants = [v for v in VARIANTS if any(part in v for part in options.variants or VARIANTS)]
     if len(variants) != 1 or len(options.networks) != 1 or VARIANTS[variants[0]] is None:
         raise SystemExit(f"--variants names {variants}; expected one decoupled one of one network")
+    torch.set_num_threads(options.threads)
     regime = regime_of(options)
     run = _run(regime, variants[0], options)
     card = _card(regime, run, variants[0], options)
@@ -78,21 +83,36 @@ def _card(regime: Regime, run: Run, variant: str, options: argparse.Namespace) -
         start=run.report["start"],
         teacher_accuracy=run.report["teacher_accuracy"],
         regime=regime.describe(),
-        command=_command(options, variant),
+        command=_command(variant, options),
         licence=LICENCE,
     )
 
 
-def _command(options: argparse.Namespace, variant: str) -> str:
-    words = [
-        "python -m benchmarks.ship_network --data cifar10_jpeg.tar.xz --out FOLDER",
-        f"--networks {options.networks[0]} --variants {variant!r} --epochs {options.epochs}",
-        f"--seeds {options.seeds[0]} --device {options.device}",
-    ]
+def _command(variant: str, options: argparse.Namespace) -> str:
+    """Return the command with every option that can change the weights."""
+    given = {
+        "data": options.data.name,
+        "out": "FOLDER",
+        "networks": options.networks[0],
+        "variants": variant,
+        "epochs": options.epochs,
+        "seeds": options.seeds[0],
+        "batch": options.batch,
+        "learning-rate": options.learning_rate,
+        "weight-decay": options.weight_decay,
+        "subset": options.subset,
+        "device": options.device,
+        "threads": options.threads,
+    }
     if options.study == "starts":
-        words.append(f"--study starts --starts {options.starts[0]!r}")
-        words.append(f"--budgets {options.budgets[0]}")
-    return " ".join(words)
+        given |= {
+            "study": options.study,
+            "starts": options.starts[0],
+            "budgets": options.budgets[0],
+            "start-rate": options.start_rate,
+        }
+    words = [(f"--{name}", str(value)) for name, value in given.items() if value is not None]
+    return shlex.join(["python", "-m", "benchmarks.ship_network", *itertools.chain(*words)])
 
 
 if __name__ == "__main__":

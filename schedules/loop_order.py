@@ -67,16 +67,17 @@ def choose_order(
 
     Parameters
     ----------
-    pixels
+    pixels : (int, int)
         Height and width of the output.
-    blocks, lanes
-        Channel blocks of the group, and channels of one.
-    chunks, steps
-        Blocks of input channels, and the length of the whole reduction.
-    source
+    blocks, lanes : int
+        Blocks of output channels of the group, and channels of one.
+    chunks, steps : int
+        Blocks of the group's input channels, and the length of the whole reduction: input channels
+        times height times width of the kernel.
+    source : int
         Bytes of the group's input.
-    tile
-        Register tile.
+    tile : Tile
+        Register tile: blocks, rows and columns of the output.
     """
     panel = float_bytes([tile.blocks, lanes, steps])
     if _sums_fit(pixels, lanes, chunks, tile) and panel >= LARGE_PANEL:

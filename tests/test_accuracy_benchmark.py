@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import ship_network
-from benchmarks.accuracy import main, stage_channels
+from benchmarks.accuracy import main, read_options, stage_channels
 from benchmarks.accuracy_runs import VARIANTS, variant_network
 from benchmarks.cifar10 import read_cifar10
 from decnn_tvm.demo.shipped_network import shipped_card, shipped_network
@@ -86,17 +87,25 @@ def test_wider_networks_cost_less_than_the_dense_one() -> None:
 
 def test_a_run_becomes_the_network_that_is_shipped(archive: Path, tmp_path: Path) -> None:
     options = ["--data", archive, "--out", tmp_path, "--epochs", 1, "--batch", 16, "--threads", 1]
+    options += ["--subset", 32, "--learning-rate", 0.05, "--weight-decay", 1e-4]
     arguments = [str(o) for o in [*options, "--device", "cpu", "--variants"]]
     ship_network.main([*arguments, "x1, stage"], tmp_path / "shipped")
     card, network = shipped_card(tmp_path / "shipped"), shipped_network(tmp_path / "shipped")
     assert (network.groups, network.name) == (4, "resnet20-g4-x1-cifar10")
     assert (card.classes, card.channels, card.epochs) == (["cat", "dog"], [16, 32, 64], 1)
     assert card.parameters == network_cost(network).parameters
+    command = shlex.split(card.command)
+    assert command[:3] == ["python", "-m", "benchmarks.ship_network"]
+    again, given = (read_options(words) for words in (command[3:], [*arguments, "x1, stage"]))
+    names = ["epochs", "batch", "learning_rate", "weight_decay", "subset", "device", "threads"]
+    assert [getattr(again, n) for n in names] == [getattr(given, n) for n in names]
+    assert (again.networks, again.seeds, again.variants) == (["resnet20"], [0], [card.structure])
     started = ["--study", "starts", "--starts", "inherited, naive", "--budgets", "2"]
     ship_network.main([*arguments, "x1, stage", *started], tmp_path / "shipped")
     card = shipped_card(tmp_path / "shipped")
     assert (card.start, card.epochs, card.recipe["learning_rate"]) == ("inherited, naive", 2, 0.02)
-    assert card.command.endswith("--study starts --starts 'inherited, naive' --budgets 2")
+    again = read_options(shlex.split(card.command)[3:])
+    assert (again.study, again.starts, again.budgets) == ("starts", ["inherited, naive"], [2])
     with pytest.raises(SystemExit, match="expected one decoupled one"):
         ship_network.main([*arguments, "x1"], tmp_path / "shipped")
 
@@ -119,7 +128,12 @@ def test_starts(archive: Path, tmp_path: Path) -> None:
         "natural groups",
         "calibrated: groups chosen and fitted",
     ]
-    assert all(0 <= row["top-1, %"] <= 100 for row in rows)
+    # Of 8 test images, and beside the dense network of the table.
+    assert {8 * row["top-1, %"] % 100 for row in rows} == {0}
+    dense = table(archive, tmp_path, "--epochs", 1, "--variants", "dense")["rows"][0]
+    assert {(r["variant"], r["dense top-1, %"]) for r in rows} == {
+        ("G4 x1.5, stage shuffles", dense["top-1, %"])
+    }
 
 
 def test_an_archive_of_something_else(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_plan(tmp_path: Path) -> None:
     (predicted, measured) = numbers(r"predicted: +([\d.]+)", text) + numbers(
         r"measured: +([\d.]+)", text
     )
-    assert predicted > 0 and measured > 0
+    assert 0.1 < predicted / measured < 10
 
 
 def test_own_pass_and_schedule(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import decnn_tvm
 from decnn_tvm.cluster_file import ClusterFile
 from decnn_tvm.errors import PlanningError
+from decnn_tvm.planning.memory import IDLE_BYTES
 from decnn_tvm.planning.planner import Ranking, rank
 from decnn_tvm.planning.prediction import predict
 from decnn_tvm.planning.speeds import Speeds, cluster_speeds
@@ -42,8 +43,11 @@ network = decnn_tvm.load(zoo.small("resnet18", image_size=224, width=1.0), name=
 COUNTS = (1, 4)  # try one board and four; 1, 2, 4, ... and all, if you leave it out
 
 
-def boards(targets: list[str], bandwidth: str, latency: str) -> Speeds:
-    """Write a cluster file, as you would by hand, and return what is known of these boards."""
+def boards(targets: list[str], bandwidth: str, latency: str, memory: int | None = None) -> Speeds:
+    """Write a cluster file, as you would by hand, and return what is known of these boards.
+
+    `memory` is in bytes, what each board may take.
+    """
     lines = [
         f'[[worker]]\nname = "board-{i}"\naddress = "192.0.2.{i + 1}:9100"\ntarget = "{target}"\n'
         for i, target in enumerate(targets)
@@ -51,7 +55,7 @@ def boards(targets: list[str], bandwidth: str, latency: str) -> Speeds:
     lines.append(f'[[link]]\nbandwidth = "{bandwidth}"\nlatency = "{latency}"\n')
     path = out / "cluster.toml"
     path.write_text("\n".join(lines))
-    return cluster_speeds(ClusterFile.read(path))
+    return cluster_speeds(ClusterFile.read(path), memory=memory)
 
 
 def show(ranking: Ranking) -> None:
@@ -111,7 +115,7 @@ assert best.shares[3] < min(best.shares[:3])
 far = boards(["rpi4"] * 4, "1 Mb/s", "20 ms")
 hopeless = rank(network, far, goal="latency", exact=True, counts=COUNTS)
 try:
-    hopeless.best  # noqa: B018
+    raise AssertionError(f"{hopeless.best.alternative.name} over such a link?")
 except PlanningError as refusal:
     print("refused:", refusal)
 
@@ -119,10 +123,11 @@ except PlanningError as refusal:
 # Little memory
 # -------------
 # A board that can't hold the whole network rules out copies of it, and one board alone. What
-# remains is a split, in which each board holds its part of the weights.
+# remains is a split, in which each board holds its part of the weights. Here each lacks one MiB to
+# hold all, what a worker takes without any work included.
 
 whole = max(memory.total for memory in throughput.single.memory)
-tight = cluster_speeds(ClusterFile.read(out / "cluster.toml"), memory=whole + (59 << 20))
+tight = boards(["rpi4"] * 4, "940 Mb/s", "0.2 ms", memory=IDLE_BYTES + whole - (1 << 20))
 small = rank(network, tight, exact=True, counts=COUNTS)
 for entry in small.entries:
     if not entry.fits:
@@ -135,7 +140,8 @@ for entry in small.entries:
 # need not wait for the compiler. `measure_profile` times the stages of a
 # package on each, the links between them, and what messages cost; `predict` plays the same
 # simulation with these figures. A prediction is a model: here, where two processes share one
-# machine with whatever else runs there, expect tens of per cent; docs/RESULTS.md has boards.
+# machine with whatever else runs there, expect tens of per cent. `benchmarks.prediction` does the
+# same on emulated boards.
 
 little = decnn_tvm.load(zoo.small("resnet18"), name="little")
 package = decnn_tvm.compile(little, out / "rows.pkg", strategy="rows", workers=2)

@@ -19,13 +19,13 @@ not see; docs/RESULTS.md has the figures.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
+_Numbers = TypeVar("_Numbers", bound=Any)
 Method = Literal["headroom", "max", "percentile", "mse"]
 METHODS: tuple[str, ...] = get_args(Method)
 
@@ -38,19 +38,21 @@ PERCENTILE = 0.9999
 _LEAST = 0.1
 
 
-def headroom_limits(largest: Any, where: Callable[..., Any]) -> Any:
+def headroom_limits(largest: _Numbers) -> _Numbers:
     """Return the limits that stand for the largest magnitudes seen, by ``"headroom"``.
 
     The compiler's and, in training, the fake quantisation's rule: `largest` is an array of NumPy or
-    a tensor of PyTorch, one element for each channel, and `where` that library's own.
+    a tensor of PyTorch, one element for each channel.
     """
-    return _positive(largest * HEADROOM, where)
+    return _positive(largest * HEADROOM)
 
 
-def _positive(found: Any, where: Callable[..., Any]) -> Any:
+def _positive(found: _Numbers) -> _Numbers:
     """Return limits above 0: a channel that was always zero gets whatever suits the others."""
+    limits: _Numbers = found + 0.0  # a copy, of an array or a tensor
     widest = found.max()
-    return where(found > 0, found, where(widest > 0, widest, 1.0))
+    limits[limits <= 0] = widest + (widest <= 0)  # no comparison leaves the device
+    return limits
 
 
 class ChannelHistogram:
@@ -81,14 +83,14 @@ class ChannelHistogram:
     def limits(self, method: Method, levels: int) -> Array:
         """Return a positive limit per channel for integers up to `levels`."""
         if method == "headroom":
-            return np.asarray(headroom_limits(self.largest, np.where), "float32")
+            return np.asarray(headroom_limits(self.largest), "float32")
         if method == "max":
             found = self.largest
         elif method == "percentile":
             found = self._percentile()
         else:
             found = self._least_error(levels)
-        return np.asarray(_positive(found, np.where), "float32")
+        return np.asarray(_positive(found), "float32")
 
     def _widen(self, largest: Array) -> None:
         """Let the histograms reach to `largest`: double a bin's width, two bins becoming one."""

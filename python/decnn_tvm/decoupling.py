@@ -91,12 +91,13 @@ def decouple(
     module = tvm.transform.Sequential(before)(network.module)
     groups = structure.groups
     if structure.shuffle is not None:
-        shuffled = InsertChannelShuffle(groups=groups, after=structure.shuffle, order=order)(module)  # type: ignore[operator]
+        insertion = InsertChannelShuffle(groups=groups, after=structure.shuffle, order=order)
+        shuffled = tvm.transform.Sequential([insertion])(module)
         if weights == "inherit":
             shuffled = _following_shuffles(module["main"], shuffled, structure, order, excluded)
         module = shuffled
     split = DecoupleConvolutions(groups=groups, exclude=excluded, weights=weights, seed=seed)
-    return dataclasses.replace(network, module=split(module))  # type: ignore[operator]
+    return dataclasses.replace(network, module=tvm.transform.Sequential([split])(module))
 
 
 def _following_shuffles(

@@ -12,7 +12,7 @@
     ├── PackageError      a damaged, foreign or mismatching package
     ├── RecordsError      tuning records: none there, damaged, can't be written
     ├── TrainingError     options, data or a checkpoint that training can't use
-    ├── InputError        a sample of the wrong shape, dtype or content
+    ├── InputError        a sample, or labelled images, of the wrong shape, dtype or content
     └── ClusterError      workers: unreachable, refused, died
         ├── ClusterTimeout    a wait that ran out
         └── MemoryShortage    a worker's memory does not hold its channel groups
@@ -65,7 +65,7 @@ class TrainingError(DecnnError):
 
 
 class InputError(DecnnError):
-    """A sample has the wrong name, shape, dtype or content, or an address the wrong form."""
+    """A sample or images have a wrong name, shape, dtype or content, an address the wrong form."""
 
 
 class ClusterError(DecnnError):

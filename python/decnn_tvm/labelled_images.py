@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from decnn_tvm.errors import TrainingError
+from decnn_tvm.errors import InputError
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -49,12 +49,12 @@ class LabelledImages:
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4:
-            raise TrainingError(
+            raise InputError(
                 f"images are {self.pixels.dtype}{self.pixels.shape}: expected pixels of uint8, "
                 "(images, height, width, channels)"
             )
         if self.labels.shape != self.pixels.shape[:1] or self.labels.dtype != np.int64:
-            raise TrainingError(
+            raise InputError(
                 f"labels are {self.labels.dtype}{self.labels.shape}: expected one whole number for "
                 f"each of the {len(self.pixels)} images"
             )
@@ -71,15 +71,15 @@ class ImageData:
     def __post_init__(self) -> None:
         for name, part in (("training", self.train), ("test", self.test)):
             if not len(part.labels):
-                raise TrainingError(f"there are no {name} images")
+                raise InputError(f"there are no {name} images")
             low, high = int(part.labels.min()), int(part.labels.max())
             if low < 0 or high >= len(self.classes):
-                raise TrainingError(
+                raise InputError(
                     f"labels of the {name} images go from {low} to {high}: expected 0 to "
                     f"{len(self.classes) - 1}, for {len(self.classes)} classes"
                 )
         if self.train.pixels.shape[1:] != self.test.pixels.shape[1:]:
-            raise TrainingError(
+            raise InputError(
                 f"training images are {self.train.pixels.shape[1:]}, test images "
                 f"{self.test.pixels.shape[1:]}: expected one size"
             )
@@ -119,7 +119,7 @@ def read_image_data(
 
     Raises
     ------
-    TrainingError
+    InputError
         Nothing is there, or in another form; the message says what was expected.
     """
     source = Path(path)
@@ -127,7 +127,7 @@ def read_image_data(
         return _from_folder(source, tuple(shape), None if cache is None else Path(cache), seed)
     if source.suffix == ".npz" and source.is_file():
         return _sized(_from_numpy(source, seed), tuple(shape), source)
-    raise TrainingError(f"{source}: no folder of images and no .npz file; {_LAYOUT}")
+    raise InputError(f"{source}: no folder of images and no .npz file; {_LAYOUT}")
 
 
 def split_images(images: LabelledImages, classes: tuple[str, ...], seed: int) -> ImageData:
@@ -147,14 +147,14 @@ def _from_numpy(path: Path, seed: int) -> ImageData:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError) as error:
-        raise TrainingError(f"{path}: unreadable ({error}); write it with numpy.savez") from error
+        raise InputError(f"{path}: unreadable ({error}); write it with numpy.savez") from error
     names = ("x_train", "y_train", "x_test", "y_test")
     if set(names) <= set(arrays):
         pairs = [(arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])]
     elif {"images", "labels"} <= set(arrays):
         pairs = [(arrays["images"], arrays["labels"])]
     else:
-        raise TrainingError(
+        raise InputError(
             f"{path} holds {sorted(arrays)}: expected {', '.join(names)}, or images and labels"
         )
     parts = [
@@ -170,7 +170,7 @@ def _from_numpy(path: Path, seed: int) -> ImageData:
 
 def _sized(data: ImageData, shape: tuple[int, ...], source: Path) -> ImageData:
     if data.train.pixels.shape[1:] != shape:
-        raise TrainingError(
+        raise InputError(
             f"{source}: images are {data.train.pixels.shape[1:]}, the network takes {shape} "
             "(height, width, channels); resize them"
         )
@@ -183,7 +183,7 @@ def _from_folder(folder: Path, shape: tuple[int, ...], cache: Path | None, seed:
     train = folder / "train" if split else folder
     classes = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
     if len(classes) < 2:
-        raise TrainingError(f"{train} holds {len(classes)} folders of classes; {_LAYOUT}")
+        raise InputError(f"{train} holds {len(classes)} folders of classes; {_LAYOUT}")
     images = _decoded(train, classes, shape, cache)
     if not split:
         return split_images(images, classes, seed)
@@ -201,7 +201,7 @@ def _decoded(
         if file.suffix.lower() in _IMAGES
     ]
     if not files:
-        raise TrainingError(f"{folder}: no images in the folders {list(classes[:3])} …; {_LAYOUT}")
+        raise InputError(f"{folder}: no images in the folders {list(classes[:3])} …; {_LAYOUT}")
     labels = np.array([label for _, label in files], "int64")
     size = (len(files), *shape)
     if cache is None:
@@ -228,5 +228,5 @@ def _decode(files: Sequence[tuple[Path, int]], pixels: Array) -> None:
             with Image.open(file) as image:
                 whole = image.convert("RGB" if channels == 3 else "L").resize((width, height))
         except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise TrainingError(f"{file}: no image that can be read ({error})") from error
+            raise InputError(f"{file}: no image that can be read ({error})") from error
         pixels[index] = np.asarray(whole).reshape(height, width, channels)

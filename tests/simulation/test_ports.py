@@ -5,12 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from decnn_tvm.runtime.sender import AHEAD, SOCKET_BYTES
+import pytest
+
+from decnn_tvm.runtime.sender import AHEAD, AHEAD_OF_HOST, SOCKET_BYTES
 from decnn_tvm.simulation.ports import Message, OutPort
+from decnn_tvm.transfers import HOST
 
 
-def message(sample: int, *, target: int = 1, size: int = 2 * SOCKET_BYTES) -> Message:
-    return Message(sample, 0, 0, target, size)
+def message(
+    sample: int, *, source: int = 0, target: int = 1, size: int = 2 * SOCKET_BYTES
+) -> Message:
+    return Message(sample, 0, source, target, size)
 
 
 def drained(port: OutPort) -> list[tuple[int, int]]:
@@ -29,12 +34,18 @@ def filled(messages: Sequence[Message]) -> OutPort:
     return port
 
 
-def test_the_oldest_sample_overtakes_what_its_socket_has_not_taken() -> None:
+@pytest.mark.parametrize(
+    ("source", "target", "ahead"),
+    [(0, 1, AHEAD), (0, HOST, AHEAD_OF_HOST), (HOST, 0, AHEAD_OF_HOST)],
+)
+def test_the_oldest_sample_overtakes_what_its_socket_has_not_taken(
+    source: int, target: int, ahead: int
+) -> None:
     samples = [5, 4, 3, 2, 1]
-    # One that is being written, and `AHEAD` more, are the socket's.
-    taken = 1 + AHEAD
+    taken = 1 + ahead  # one of them is being written
     expected = [*samples[:taken], *sorted(samples[taken:])]
-    assert drained(filled([message(s) for s in samples])) == [(s, 1) for s in expected]
+    found = drained(filled([message(s, source=source, target=target) for s in samples]))
+    assert found == [(s, target) for s in expected]
 
 
 def test_small_messages_are_the_kernels_at_once() -> None:

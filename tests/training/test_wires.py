@@ -126,7 +126,7 @@ def test_channels_that_were_always_zero_get_the_range_of_the_others() -> None:
     calibrate_wires(rounding, torch.from_numpy(values), batch=3)
     limits = histogram.limits("headroom", 255)
     assert limits.tolist() == [4.5, 4.5, 3.0]
-    found = headroom_limits(rounding.largest, torch.where)
+    found = headroom_limits(rounding.largest)
     np.testing.assert_array_equal(found, limits)
 
 

@@ -55,7 +55,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         type=positive_seconds,
         default=2.0,
         metavar="S",
-        help="how long the stages are timed, and as long again samples run (2)",
+        help="how long the stages are timed; samples then take as long again (2)",
     )
     return parser
 

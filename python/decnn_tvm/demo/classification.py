@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from decnn_tvm.demo.exact_split import Comparison
 from decnn_tvm.demo.shipped_network import FOLDER, MODEL, ModelCard, shipped_card, shipped_network
 from decnn_tvm.errors import InputError
 from decnn_tvm.labelled_images import ImageData, LabelledImages
+from decnn_tvm.package import Package
 from decnn_tvm.package_writer import Progress
 from decnn_tvm.runtime import LocalCluster
 from decnn_tvm.testing.equality import reference_outputs
@@ -98,24 +100,33 @@ def classify(
         progress=progress,
     )
     samples = [np.ascontiguousarray(image) for image in pixels]
-    with LocalCluster(workers) as cluster, cluster.deploy(package) as session:
-        session.run(samples[0])
-        start = time.perf_counter()
-        results = list(session.stream(samples, in_flight=in_flight))
-        seconds = time.perf_counter() - start
+    logits, seconds = _streamed(package, samples, workers, in_flight)
     mean, std = (np.array(v, "float32").reshape(-1, 1, 1) for v in (card.mean, card.std))
     normal = [((image / np.float32(255) - mean) / std).astype("float32") for image in samples]
     return Classification(
         card=card,
         logits=Comparison(
             output=package.plan.outputs[0],
-            ours=tuple(r for r in results if not isinstance(r, dict)),
+            ours=logits,
             reference=tuple(reference_outputs(FOLDER / MODEL, normal)),
         ),
         labels=tuple(map(int, images.labels)),
         movements=tuple(movement.kind for movement in package.plan.movements),
         throughput=len(samples) / seconds,
     )
+
+
+def _streamed(
+    package: Package, samples: Sequence[Array], workers: int, in_flight: int
+) -> tuple[tuple[Array, ...], float]:
+    """Return the one output of the package for each sample, and the seconds of the stream."""
+    (output,) = package.plan.outputs
+    with LocalCluster(workers) as cluster, cluster.deploy(package) as session:
+        session.run(samples[0])
+        start = time.perf_counter()
+        results = list(session.stream(samples, in_flight=in_flight))
+        seconds = time.perf_counter() - start
+    return tuple(r[output] if isinstance(r, dict) else r for r in results), seconds
 
 
 def some_test_images(data: ImageData, count: int, source: Path) -> LabelledImages:

@@ -13,7 +13,7 @@ from decnn_tvm.compiler import split_network, uses_winograd
 from decnn_tvm.network import Network
 from decnn_tvm.passes.split_stages import plan_of
 from decnn_tvm.pipeline import preparation_passes
-from decnn_tvm.plan import Indices, Plan, Strategy
+from decnn_tvm.plan import Indices, Movement, Plan, Strategy
 from decnn_tvm.plan_placements import narrow_axis
 from decnn_tvm.planning.layer_costs import LayerCost, layer_costs
 from decnn_tvm.targets import CpuTarget
@@ -116,26 +116,47 @@ class Splitter:
 def with_wire(plan: Plan, wire: str) -> Plan:
     """Return a float32 plan as it is with another type on the wire, for reckoning alone.
 
-    Scales that are found for each message are left out: they are few, and calibration does away
-    with them.
+    Which movements that concerns is the compiler's rule (`StageGraph.encoding`): those that
+    `narrow_axis` allows, and those that send on what came narrow. A stage then gives the value to
+    send beside the one that others still read. Int8, which stands for uint8 too, is reckoned as
+    with calibration. Left out is what differs without: scales beside each value, and float32 where
+    a scale would serve fewer than `LEAST_ELEMENTS` elements or, for signed strips, where the
+    padding of the target is ``"lowest"``.
     """
     if wire == "float32":
         return plan
-    narrow: set[str] = set()
-    for movement in plan.movements:
-        source, target = plan.value(movement.source), plan.value(movement.target)
-        axis = narrow_axis(source.placement, target.placement, len(source.shape))
-        # What came narrow goes on as it came.
-        came = source.name in narrow
-        if movement.wire == "float32" and (came or axis is not None):
-            narrow |= {source.name, target.name}
-    return dataclasses.replace(
-        plan,
-        movements=tuple(
-            dataclasses.replace(m, wire=wire) if m.target in narrow else m for m in plan.movements
-        ),
-        values=tuple(
-            dataclasses.replace(value, dtype=wire) if value.name in narrow else value
-            for value in plan.values
-        ),
+    brought = {movement.target: movement for movement in plan.movements}
+    narrow = {m for m in plan.movements if _travels_narrow(plan, m, brought)}
+    targets = {movement.target for movement in narrow}
+    sent = {m.source: f"{m.source}.{wire}" for m in narrow if m.source not in targets}
+    movements = tuple(
+        dataclasses.replace(m, source=sent.get(m.source, m.source), wire=wire) if m in narrow else m
+        for m in plan.movements
     )
+    read = {movement.source for movement in movements}
+    read |= {name for stage in plan.stages for name in stage.inputs}
+    # By source: the names of what a stage gives in its place.
+    given = {name: [n for n in (name, copy) if n in read] for name, copy in sent.items()}
+    stages = tuple(
+        dataclasses.replace(
+            stage, outputs=tuple(n for name in stage.outputs for n in given.get(name, [name]))
+        )
+        for stage in plan.stages
+    )
+    narrowed = targets | {*sent.values()}
+    values = tuple(
+        dataclasses.replace(value, name=name, dtype=wire if name in narrowed else value.dtype)
+        for value in plan.values
+        for name in given.get(value.name, [value.name])
+    )
+    return dataclasses.replace(plan, movements=movements, stages=stages, values=values)
+
+
+def _travels_narrow(plan: Plan, movement: Movement, brought: Mapping[str, Movement]) -> bool:
+    """Tell whether a movement is narrowed; `brought` has those that bring each value."""
+    before = brought.get(movement.source)
+    if before is not None:
+        return _travels_narrow(plan, before, brought)
+    source, target = plan.value(movement.source), plan.value(movement.target)
+    axis = narrow_axis(source.placement, target.placement, len(source.shape))
+    return source.dtype == "float32" and axis is not None

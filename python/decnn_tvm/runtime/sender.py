@@ -245,7 +245,7 @@ class Sender:
         for rank, address in addresses.items():
             if rank not in self._peers:
                 push = self._context.socket(zmq.PUSH)
-                # Between workers, one of whose peers is the coordinator.
+                # A link between two workers: the coordinator does not have itself as a peer.
                 crowded = rank != HOST and HOST in addresses
                 push.setsockopt(zmq.SNDHWM, AHEAD if crowded else AHEAD_OF_HOST)
                 push.setsockopt(zmq.SNDBUF, SOCKET_BYTES)

@@ -13,20 +13,23 @@ from decnn_tvm.simulation.script import Scripts
 
 MESSAGE_CYCLES, BYTE_CYCLES = 5e5, 3.0
 """What a message takes at either end, in cycles of `decnn_tvm.planning.layer_costs`: 0.2 ms and 1.2
-ns a byte where these are 2.5e9 a second. Fitted to what workers spent on ResNet-50 in four splits
-with 2 to 360 messages an image."""
+ns a byte where these are 2.5e9 a second. Fitted by hand on 2026-11-25 to what workers spent on
+ResNet-50 in four splits with 2 to 360 messages an image, on 2 virtual cores with AVX-512."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageLoad:
-    """Messages that a rank sends, takes in or copies, and their bytes."""
+    """Messages that a rank sends, takes in or copies: their number, and their bytes in all."""
 
     count: int = 0
     size: int = 0
 
     @property
     def cycles(self) -> float:
-        """What they take of a processor, estimated."""
+        """What they take of a processor, in cycles of `decnn_tvm.planning.layer_costs`, estimated.
+
+        A second has as many as the device's clock says (`Speeds.clocks`).
+        """
         return MESSAGE_CYCLES * self.count + BYTE_CYCLES * self.size
 
     def and_one_of(self, size: int) -> MessageLoad:

@@ -2,8 +2,9 @@
 """In which order messages leave a device, as in `decnn_tvm.runtime.sender`.
 
 Each peer's oldest sample is next, but what ZeroMQ and the kernel took is not overtaken: so many
-bytes as a socket's buffer holds, the message that is being written, and `AHEAD` more. The
-connections share the port evenly, so that peers take turns, a message each.
+bytes as a socket's buffer holds, the message that is being written, and `AHEAD` more, on links of
+the coordinator `AHEAD_OF_HOST`. The connections share the port evenly, so that peers take turns, a
+message each.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
-from decnn_tvm.runtime.sender import AHEAD, SOCKET_BYTES
+from decnn_tvm.runtime.sender import AHEAD, AHEAD_OF_HOST, SOCKET_BYTES
+from decnn_tvm.transfers import HOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Message:
 class _Peer:
     """What goes to one peer: heap entries that wait are (sample, number, message)."""
 
+    ahead: int
     waiting: list[tuple[int, int, Message]] = field(default_factory=list)
     given: deque[Message] = field(default_factory=deque)
 
@@ -39,7 +42,7 @@ class _Peer:
         for message in self.given:
             held += message.size
             outside += held > SOCKET_BYTES
-        while self.waiting and outside <= AHEAD:
+        while self.waiting and outside <= self.ahead:
             message = heapq.heappop(self.waiting)[2]
             self.given.append(message)
             held += message.size
@@ -59,7 +62,8 @@ class OutPort:
 
     def put(self, message: Message) -> None:
         """Add a message."""
-        peer = self._peers.setdefault(message.target, _Peer())
+        ahead = AHEAD_OF_HOST if HOST in (message.source, message.target) else AHEAD
+        peer = self._peers.setdefault(message.target, _Peer(ahead))
         if not peer.given:
             self._turns.append(message.target)
         self._count += 1

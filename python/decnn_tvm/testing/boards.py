@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from decnn_tvm.errors import ClusterError
+from decnn_tvm.testing.process_output import first_line
 from decnn_tvm.tuning.tracker import Tracker
 
 START = 60.0
@@ -44,6 +45,8 @@ def running_worker(
 
     Raises
     ------
+    ClusterError
+        It does not start.
     TimeoutError
         The tracker does not hear of it in time.
     """
@@ -52,8 +55,7 @@ def running_worker(
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     try:
         before = known_boards(address, key)
-        assert process.stdout is not None
-        place = json.loads(process.stdout.readline())
+        place = json.loads(first_line(process, START))
         wait_until(lambda: known_boards(address, key) > before)
         yield process, f"{place['host']}:{place['port']}"
     finally:

@@ -14,8 +14,9 @@ from pathlib import Path
 from decnn_tvm.cluster_file import ClusterFile, ClusterWorker
 from decnn_tvm.doctor.link_checks import Route
 from decnn_tvm.keys import make_keys
-from decnn_tvm.testing.boards import free_port
+from decnn_tvm.testing.boards import START, free_port
 from decnn_tvm.testing.link_proxy import Proxies
+from decnn_tvm.testing.process_output import first_line
 from decnn_tvm.transfers import HOST
 
 SLOW_RATE = 1e6
@@ -81,8 +82,7 @@ def _start(folder: Path, name: str, ends: contextlib.ExitStack) -> int:
         stderr=subprocess.DEVNULL,
     )
     ends.callback(_end, process)
-    assert process.stdout is not None
-    return int(json.loads(process.stdout.readline())["port"])
+    return int(json.loads(first_line(process, START))["port"])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -6,7 +6,7 @@ Both follow from the placements that the compiler itself infers.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tvm
@@ -18,11 +18,13 @@ from decnn_tvm.network import Network
 from decnn_tvm.passes.channel_order import infer_with_channel_order
 from decnn_tvm.passes.split_stages import plan_of
 from decnn_tvm.passes.value_ranges import is_non_negative
+from decnn_tvm.passes.weights import static_shape
+from decnn_tvm.passes.wire_encoding import WIRES
 from decnn_tvm.pipeline import preparation_passes
-from decnn_tvm.plan import Host, Sharded
-from decnn_tvm.transfers import HOST, transfers
-
-WIRE_BYTES = {"float32": 4, "float16": 2, "int8": 1}
+from decnn_tvm.plan import Indices, Plan
+from decnn_tvm.plan_placements import narrow_axis
+from decnn_tvm.planning.splits import with_wire
+from decnn_tvm.transfers import HOST, payload_bytes, transfers
 
 
 class ExchangePoint(NamedTuple):
@@ -33,9 +35,9 @@ class ExchangePoint(NamedTuple):
 
 
 def exchange_points(network: Network, groups: int | None = None) -> dict[relax.Var, ExchangePoint]:
-    """Return the variables of the network that travel rounded.
+    """Return the variables of the network that travel rounded where it is split by channels.
 
-    Partial sums, the inputs and the outputs travel in full.
+    Partial sums, the inputs and the outputs travel in full (`narrow_axis`).
 
     Parameters
     ----------
@@ -51,9 +53,9 @@ def exchange_points(network: Network, groups: int | None = None) -> dict[relax.V
     found = infer_with_channel_order(prepared, count)
     values = relax.analysis.get_var2val(prepared)
     moved = {
-        str(var.name): ExchangePoint(source.axis, not is_non_negative(var, values))
+        str(var.name): ExchangePoint(axis, not is_non_negative(var, values))
         for var, target in found.movements
-        if isinstance(source := found.placements[var], Sharded) and target != Host()
+        if (axis := narrow_axis(found.placements[var], target, len(static_shape(var)))) is not None
     }
     bound = [b.var for block in network.function.body.blocks for b in block.bindings]
     # Passes keep the names of what they keep, so a tensor is found again by its name.
@@ -70,19 +72,17 @@ def exchange_bytes(network: Network) -> dict[str, int]:
     """
     groups = network.groups
     if groups is None or groups == 1:
-        return dict.fromkeys(WIRE_BYTES, 0)
+        return dict.fromkeys(WIRES, 0)
     (module,) = split_network(network, groups, None, False, "float32").values()
     plan = plan_of(module)
     assignment = assign_groups(plan, groups)
-    total = dict.fromkeys(WIRE_BYTES, 0)
-    for movement in plan.movements:
-        source = plan.value(movement.source)
-        rounded = isinstance(source.placement, Sharded) and source.dtype == "float32"
-        for transfer in transfers(plan, movement, assignment):
-            if HOST in (transfer.source, transfer.target) or transfer.source == transfer.target:
-                continue
-            length = sum(run.length for run in transfer.runs)
-            count = length * math.prod(source.shape) // source.shape[transfer.axis]
-            for wire, size in WIRE_BYTES.items():
-                total[wire] += count * (size if rounded else WIRE_BYTES["float32"])
-    return total
+    return {wire: _exchanged(with_wire(plan, wire), assignment) for wire in WIRES}
+
+
+def _exchanged(plan: Plan, assignment: Sequence[Indices]) -> int:
+    return sum(
+        payload_bytes(plan.value(movement.source), transfer)
+        for movement in plan.movements
+        for transfer in transfers(plan, movement, assignment)
+        if HOST not in (transfer.source, transfer.target) and transfer.source != transfer.target
+    )

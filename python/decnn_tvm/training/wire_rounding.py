@@ -84,7 +84,7 @@ class WireRounding(nn.Module):
         shape = [1] * x.dim()
         shape[self.axis] = -1
         # In float32 also under autocast: 16 bits do not hold a scale and 255 times it.
-        scale: Tensor = (headroom_limits(self.largest, torch.where) / levels).reshape(shape)
+        scale: Tensor = (headroom_limits(self.largest) / levels).reshape(shape)
         top = scale * levels
         sent = torch.minimum(torch.maximum(x.float(), -top * self.signed), top)
         rounded = sent + (torch.round(sent / scale) * scale - sent).detach()
