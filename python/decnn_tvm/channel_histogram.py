@@ -44,7 +44,8 @@ def headroom_limits(largest: _Numbers) -> _Numbers:
     The compiler's and, in training, the fake quantisation's rule: `largest` is an array of NumPy or
     a tensor of PyTorch, one element for each channel.
     """
-    return _positive(largest * HEADROOM)
+    scaled: _Numbers = largest * HEADROOM
+    return _positive(scaled)
 
 
 def _positive(found: _Numbers) -> _Numbers:
