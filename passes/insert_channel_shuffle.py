@@ -20,8 +20,6 @@ from typing import Literal
 import tvm
 from tvm import relax
 
-from decnn_tvm.channel_assignment import natural_order
-from decnn_tvm.channel_layout import ChannelLayout
 from decnn_tvm.errors import DecoupleError
 from decnn_tvm.passes.dataflow_graph import read_graph, rewrite_bindings, shape_of
 from decnn_tvm.passes.decouple_convolutions import check_groups
@@ -34,7 +32,6 @@ from decnn_tvm.passes.weights import (
     weight_vars,
     with_weights,
 )
-from decnn_tvm.presets import Structure
 
 logger = logging.getLogger(__name__)
 Order = Literal["decnn", "shufflenet"]
@@ -110,6 +107,11 @@ class InsertChannelShuffle:
 
     def _following(self, func: relax.Function) -> dict[str, Array]:
         """Return the weights in the order that channels have behind the shuffles."""
+        # Both are built on passes, so they can't be there yet when this module is read.
+        from decnn_tvm.channel_assignment import natural_order
+        from decnn_tvm.channel_layout import ChannelLayout
+        from decnn_tvm.presets import Structure
+
         structure = Structure(
             groups=self.groups, width=1.0, channels={}, shuffle=self.after, multiple=None
         )
