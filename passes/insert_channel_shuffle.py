@@ -5,8 +5,11 @@
 every later reader: new group b holds the channels i with i mod G = b (DeCNN's order). ShuffleNet's
 order reshapes to (B, G, C/G, H, W) instead and is the inverse permutation.
 
-This changes the function. Run it before `DecoupleConvolutions`, or after: a ``take`` that had put
-the groups of a shuffled tensor together is dropped, as the shuffle forms new groups.
+This changes the function, unless the weights follow (`follow`): those of every layer behind a
+shuffle are put in the order of its channels, and the network, while it is dense, computes what it
+did. A decoupling that comes next then keeps weights of the very channels that a group has. Run it
+before `DecoupleConvolutions`, or after: a ``take`` that had put the groups of a shuffled tensor
+together is dropped, as the shuffle forms new groups.
 """
 
 from __future__ import annotations
@@ -22,7 +25,13 @@ from decnn_tvm.passes.dataflow_graph import read_graph, rewrite_bindings, shape_
 from decnn_tvm.passes.decouple_convolutions import check_groups
 from decnn_tvm.passes.lift_weights import LiftWeights
 from decnn_tvm.passes.shuffle_places import Where, shuffle_places
-from decnn_tvm.passes.weights import inputs_of, weight_values, weight_vars, with_weights
+from decnn_tvm.passes.weights import (
+    Array,
+    inputs_of,
+    weight_values,
+    weight_vars,
+    with_weights,
+)
 
 logger = logging.getLogger(__name__)
 Order = Literal["decnn", "shufflenet"]
@@ -43,6 +52,9 @@ class InsertChannelShuffle:
         and activation, and past the sum that ends their residual branch.
     order : {"decnn", "shufflenet"}
         New group b takes the channels i with i mod G = b, or the inverse of that.
+    follow : bool
+        Let the weights of a dense network follow. Where they can't, as behind an operator that
+        channels can't be traced through, that is logged and they stay.
 
     Raises
     ------
@@ -50,11 +62,18 @@ class InsertChannelShuffle:
         No such place, or a tensor whose channels don't divide by G * G.
     """
 
-    def __init__(self, *, groups: int, after: Where = "stage", order: Order = "decnn") -> None:
+    def __init__(
+        self,
+        *,
+        groups: int,
+        after: Where = "stage",
+        order: Order = "decnn",
+        follow: bool = False,
+    ) -> None:
         check_groups(groups)
         if order not in ("decnn", "shufflenet"):
             raise DecoupleError(f"order must be 'decnn' or 'shufflenet', got {order!r}")
-        self.groups, self.after, self.order = groups, after, order
+        self.groups, self.after, self.order, self.follow = groups, after, order, follow
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Rewrite every Relax function of `mod`."""
@@ -82,9 +101,26 @@ class InsertChannelShuffle:
                 return value
             return channel_shuffle(builder, builder.emit(value), self.groups, self.order)
 
-        values = weight_values(func)
+        values = self._following(func) if self.follow else weight_values(func)
         weights = {var: values[var.name] for var in weight_vars(func)}
         return with_weights(rewrite_bindings(func, rewrite), inputs_of(func), weights)
+
+    def _following(self, func: relax.Function) -> dict[str, Array]:
+        """Return the weights in the order that channels have behind the shuffles."""
+        # Both are built on passes, so they can't be there yet when this module is read.
+        from decnn_tvm.channel_assignment import natural_order
+        from decnn_tvm.channel_layout import ChannelLayout
+        from decnn_tvm.presets import Structure
+
+        structure = Structure(
+            groups=self.groups, width=1.0, channels={}, shuffle=self.after, multiple=None
+        )
+        try:
+            layout = ChannelLayout(func, structure, None, self.order, ())
+        except DecoupleError as error:
+            logger.warning("weights keep their order across channel shuffles: %s", error)
+            return weight_values(func)
+        return layout.weights(natural_order(layout.channels()))
 
     def _check(self, place: relax.Var) -> None:
         channels, square = shape_of(place)[1], self.groups**2

@@ -123,7 +123,7 @@ from decnn_tvm import passes
 by_hand = tvm.transform.Sequential(
     [
         passes.WidenChannels(width=1.5, groups=4, multiple=16),
-        passes.InsertChannelShuffle(groups=4, after="stage"),
+        passes.InsertChannelShuffle(groups=4, after="stage", follow=True),
         passes.DecoupleConvolutions(groups=4),
     ]
 )(dense.module)

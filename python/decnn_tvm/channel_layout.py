@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tvm
@@ -30,11 +31,13 @@ from decnn_tvm.passes.dataflow_graph import (
     shape_of,
 )
 from decnn_tvm.passes.decouple_convolutions import decoupled_layers
-from decnn_tvm.passes.insert_channel_shuffle import Order
 from decnn_tvm.passes.shuffle_places import shuffle_places
 from decnn_tvm.passes.weights import Array, weight_values
 from decnn_tvm.passes.widen_channels import WidenChannels, widened
-from decnn_tvm.presets import Structure
+
+if TYPE_CHECKING:
+    from decnn_tvm.passes.insert_channel_shuffle import Order
+    from decnn_tvm.presets import Structure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

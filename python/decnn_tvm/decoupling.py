@@ -4,26 +4,18 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tvm
-from tvm import relax
 
-from decnn_tvm.channel_assignment import natural_order
-from decnn_tvm.channel_layout import ChannelLayout
 from decnn_tvm.errors import DecoupleError
 from decnn_tvm.network import Network
 from decnn_tvm.passes.decouple_convolutions import DecoupleConvolutions, Origin
 from decnn_tvm.passes.insert_channel_shuffle import InsertChannelShuffle, Order
-from decnn_tvm.passes.lift_weights import LiftWeights
 from decnn_tvm.passes.shuffle_places import Where
-from decnn_tvm.passes.weights import inputs_of, weight_vars, with_weights
 from decnn_tvm.passes.widen_channels import WidenChannels
 from decnn_tvm.presets import Structure, apply_preset
-
-logger = logging.getLogger(__name__)
 
 
 def decouple(
@@ -85,39 +77,18 @@ def decouple(
         channels=channels,
         preset=preset,
     )
-    excluded = tuple(exclude)
+    passes: list[Any] = []
     widening = widening_pass(structure, weights=weights, seed=seed)
-    before: list[Any] = [LiftWeights()] if widening is None else [widening]
-    module = tvm.transform.Sequential(before)(network.module)
+    if widening is not None:
+        passes.append(widening)
     groups = structure.groups
     if structure.shuffle is not None:
-        insertion = InsertChannelShuffle(groups=groups, after=structure.shuffle, order=order)
-        shuffled = tvm.transform.Sequential([insertion])(module)
-        if weights == "inherit":
-            shuffled = _following_shuffles(module["main"], shuffled, structure, order, excluded)
-        module = shuffled
-    split = DecoupleConvolutions(groups=groups, exclude=excluded, weights=weights, seed=seed)
-    return dataclasses.replace(network, module=tvm.transform.Sequential([split])(module))
-
-
-def _following_shuffles(
-    dense: relax.Function,
-    shuffled: tvm.IRModule,
-    structure: Structure,
-    order: Order,
-    exclude: tuple[str, ...],
-) -> tvm.IRModule:
-    """Return `shuffled` with weights in its channels' order, so that it computes as `dense`."""
-    try:
-        layout = ChannelLayout(dense, structure, None, order, exclude)
-    except DecoupleError as error:
-        logger.warning("weights keep their order across channel shuffles: %s", error)
-        return shuffled
-    values, func = layout.weights(natural_order(layout.channels())), shuffled["main"]
-    result = shuffled.clone()
-    params = {var: values[var.name] for var in weight_vars(func)}
-    result["main"] = with_weights(func, inputs_of(func), params)
-    return result
+        follow = weights == "inherit"
+        passes.append(
+            InsertChannelShuffle(groups=groups, after=structure.shuffle, order=order, follow=follow)
+        )
+    passes.append(DecoupleConvolutions(groups=groups, exclude=exclude, weights=weights, seed=seed))
+    return dataclasses.replace(network, module=tvm.transform.Sequential(passes)(network.module))
 
 
 def choose_structure(

@@ -36,11 +36,7 @@ def photographs(count: int) -> list[Path]:
     InputError
         The package that carries them is not installed.
     """
-    folder = _package_folder("foolbox")
-    files = sorted((folder / "data").glob("imagenet_*.jpg")) if folder else []
-    if not files:
-        raise InputError(f"the demo's photographs, from the package foolbox, are missing. {REMEDY}")
-    return files[:count]
+    return _foolbox_files("imagenet_*.jpg")[:count]
 
 
 def cifar10_images() -> LabelledImages:
@@ -53,10 +49,7 @@ def cifar10_images() -> LabelledImages:
     """
     from PIL import Image
 
-    folder = _package_folder("foolbox")
-    files = sorted((folder / "data").glob("cifar10_*_*.png")) if folder else []
-    if not files:
-        raise InputError(f"the demo's CIFAR-10 images, from foolbox, are missing. {REMEDY}")
+    files = _foolbox_files("cifar10_*_*.png")
     pixels = []
     for file in files:
         with Image.open(file) as image:
@@ -103,6 +96,14 @@ def imagenet_sample(path: Path, size: int = 224) -> Array:
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB").resize((size, size)), "float32") / 255
     return np.ascontiguousarray(((pixels - _MEAN) / _STD).transpose(2, 0, 1)[np.newaxis])
+
+
+def _foolbox_files(pattern: str) -> list[Path]:
+    folder = _package_folder("foolbox")
+    files = sorted((folder / "data").glob(pattern)) if folder else []
+    if not files:
+        raise InputError(f"the demo's images, from the package foolbox, are missing. {REMEDY}")
+    return files
 
 
 def _package_folder(name: str) -> Path | None:
