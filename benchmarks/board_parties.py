@@ -147,8 +147,8 @@ class WorkerParty:
     def __enter__(self) -> WorkerParty:
         self._memory = self._ends.enter_context(PeakMemory(self._pids))
         self._session = self._ends.enter_context(self._cluster.deploy(self._package, policy=POLICY))
-        outputs = [self._session.run(image) for image in self._images]
-        self.error = _error(np.stack(outputs), self._reference)
+        outputs = np.stack([np.asarray(self._session.run(image)) for image in self._images])
+        self.error = _error(outputs, self._reference)
         return self
 
     def __exit__(

@@ -77,7 +77,7 @@ def _take(source: int, direction: Direction, delay: float) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the interfaces and relay."""
     delay, *pairs = sys.argv[1:] if arguments is None else arguments
-    directions = {}
+    directions: dict[int, Direction] = {}
     for pair in pairs:
         first, second = (open_tap(name) for name in pair.split(","))
         directions |= {first: Direction(second), second: Direction(first)}

@@ -257,7 +257,7 @@ def _controller() -> Path | None:
 def _remove_groups(prefix: str) -> None:
     """Remove control groups once the kernel has taken their last process out."""
     deadline = time.monotonic() + 10
-    controllers = {_controller(), _V1_MEMORY} - {None}
+    controllers = {each for each in (_controller(), _V1_MEMORY) if each is not None}
     for group in (group for each in controllers for group in each.glob(f"{prefix}-*")):
         while group.exists() and time.monotonic() < deadline:
             with contextlib.suppress(OSError):
