@@ -124,7 +124,7 @@ class WorkerParty:
         keys: Path | None,
         pixels: Array,
     ) -> None:
-        self.contestant = contestant
+        self.contestant, self._boards = contestant, boards
         self._images = list(pixels)
         self._package = Package(packages / contestant.package)
         self._reference = np.load(packages / f"{contestant.model}.reference.npy")
@@ -162,6 +162,7 @@ class WorkerParty:
     def observe_memory(self, window: int) -> None:
         """Stream some images, and note the peak of memory since the deployment, and the bytes."""
         count = 4 * window
+        self._come()
         before = self._traffic()
         for _ in self._session.stream(
             itertools.islice(itertools.cycle(self._images), count), in_flight=window
@@ -171,9 +172,11 @@ class WorkerParty:
         self.sent, self.received = moved.max(axis=0) / count
         self._memory.stop()
         self.memory = self._memory.above_idle
+        self._go()
 
     def turn(self, seconds: float, window: int) -> WorkersTurn:
         """Run images one by one, then as a stream."""
+        self._come()
         images = itertools.cycle(self._images)
         times: list[float] = []
         end = time.perf_counter() + seconds
@@ -184,8 +187,18 @@ class WorkerParty:
         before = self._work()
         rate, count = throughput(self._session, self._images, window, seconds)
         work = (self._work() - before) / count
+        self._go()
         processor, compute, wait = work[work[:, 0].argmax()]
         return WorkersTurn(statistics.median(times), rate, processor, compute, wait)
+
+    def _come(self) -> None:
+        for rank, pid in enumerate(self._pids):
+            self._boards.take_in(rank, pid)
+
+    def _go(self) -> None:
+        """Take nothing of the boards: heartbeats of all who wait are a tenth of an eighth core."""
+        for pid in self._pids:
+            self._boards.let_out(pid)
 
     def _traffic(self) -> Array:
         """Return bytes sent and received by rank."""

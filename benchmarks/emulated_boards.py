@@ -152,6 +152,16 @@ class EmulatedBoards:
         """Give a board another number of cores."""
         _set_quota(_group(rank), quota)
 
+    def take_in(self, rank: int, pid: int) -> None:
+        """Have a process, with its threads, take part in a board's quota."""
+        (_group(rank) / "cgroup.procs").write_text(str(pid))
+
+    def let_out(self, pid: int) -> None:
+        """Have a process take nothing of its board's quota until it is taken in again."""
+        controller = _controller()
+        assert controller is not None
+        (controller / "cgroup.procs").write_text(str(pid))
+
     def start(self, rank: int, *command: str) -> subprocess.Popen[bytes]:
         """Start a command on a board; its standard output is a pipe."""
         # The shell is in the group before it becomes the command.
