@@ -42,8 +42,7 @@ bench: $(VENV)/bench.stamp ## compare with ONNX Runtime and ncnn, fuzz; figures 
 	done
 
 # Every line adds its rows to the file, and measures nothing that is there. See --help for more.
-# How long it takes is estimated by hand, for 2 cores; the headline is the first line.
-bench-boards: $(VENV)/bench.stamp ## compare on emulated boards; needs root; takes hours, the headline 20 minutes
+bench-boards: $(VENV)/bench.stamp ## compare on emulated boards; needs root; hours, the headline first
 	@test "$$(id -u)" = 0 || { echo "make: emulated boards need root; run it with sudo" >&2; exit 1; }
 	@command -v tc > /dev/null || apt-get install --yes iproute2 || { \
 	  echo "make: tc is not there; run as root: apt-get install iproute2" >&2; exit 1; }

@@ -78,8 +78,8 @@ def pss(pid: int) -> int:
 def _files(pid: int) -> dict[str, int]:
     """Return mapped files, and the bytes of each that are not in memory."""
     untouched: dict[str, int] = {}
-    path, readable = "", False
     sizes: dict[str, int] = {}
+    path, readable = "", False
     for line in [*Path(f"/proc/{pid}/smaps").read_text().splitlines(), "0-0 ---p 0 0:0 0 "]:
         if match := _MAPPING.match(line):
             if path and readable:

@@ -125,7 +125,7 @@ class WorkerParty:
         keys: Path | None,
         pixels: Array,
     ) -> None:
-        self.contestant = contestant
+        self.contestant, self._boards = contestant, boards
         self._images = list(pixels)
         self._package = Package(packages / contestant.package)
         self._reference = np.load(packages / f"{contestant.model}.reference.npy")
@@ -148,8 +148,8 @@ class WorkerParty:
     def __enter__(self) -> WorkerParty:
         self._memory = self._ends.enter_context(PeakMemory(self._pids))
         self._session = self._ends.enter_context(self._cluster.deploy(self._package, policy=POLICY))
-        outputs = [np.asarray(self._session.run(image)) for image in self._images]
-        self.error = _error(np.stack(outputs), self._reference)
+        outputs = np.stack([np.asarray(self._session.run(image)) for image in self._images])
+        self.error = _error(outputs, self._reference)
         return self
 
     def __exit__(
@@ -163,6 +163,7 @@ class WorkerParty:
     def observe_memory(self, window: int) -> None:
         """Stream some images, and note the peak of memory since the deployment, and the bytes."""
         count = 4 * window
+        self._come()
         before = self._traffic()
         for _ in self._session.stream(
             itertools.islice(itertools.cycle(self._images), count), in_flight=window
@@ -172,9 +173,11 @@ class WorkerParty:
         self.sent, self.received = moved.max(axis=0) / count
         self._memory.stop()
         self.memory = self._memory.above_idle
+        self._go()
 
     def turn(self, seconds: float, window: int) -> WorkersTurn:
         """Run images one by one, then as a stream."""
+        self._come()
         images = itertools.cycle(self._images)
         times: list[float] = []
         end = time.perf_counter() + seconds
@@ -185,8 +188,18 @@ class WorkerParty:
         before = self._work()
         rate, count = throughput(self._session, self._images, window, seconds)
         work = (self._work() - before) / count
+        self._go()
         processor, compute, wait = work[work[:, 0].argmax()]
         return WorkersTurn(statistics.median(times), rate, processor, compute, wait)
+
+    def _come(self) -> None:
+        for rank, pid in enumerate(self._pids):
+            self._boards.take_in(rank, pid)
+
+    def _go(self) -> None:
+        """Take nothing of the boards: heartbeats of all who wait are a tenth of an eighth core."""
+        for pid in self._pids:
+            self._boards.let_out(pid)
 
     def _traffic(self) -> Array:
         """Return bytes sent and received by rank."""

@@ -165,6 +165,16 @@ class EmulatedBoards:
         times = [psutil.Process(int(pid)).cpu_times() for pid in pids]
         return float(sum(time.user + time.system for time in times))
 
+    def take_in(self, rank: int, pid: int) -> None:
+        """Have a process, with its threads, take part in a board's quota."""
+        (_group(rank) / "cgroup.procs").write_text(str(pid))
+
+    def let_out(self, pid: int) -> None:
+        """Have a process take nothing of its board's quota until it is taken in again."""
+        controller = _controller()
+        assert controller is not None
+        (controller / "cgroup.procs").write_text(str(pid))
+
     def start(self, rank: int, *command: str) -> subprocess.Popen[bytes]:
         """Start a command on a board; its standard output is a pipe."""
         # The shell is in the group before it becomes the command.
@@ -259,7 +269,7 @@ def _controller() -> Path | None:
 def _remove_groups(prefix: str) -> None:
     """Remove control groups once the kernel has taken their last process out."""
     deadline = time.monotonic() + 10
-    controllers = {_controller() or _V1_MEMORY, _V1_MEMORY}
+    controllers = {each for each in (_controller(), _V1_MEMORY) if each is not None}
     for group in (group for each in controllers for group in each.glob(f"{prefix}-*")):
         while group.exists() and time.monotonic() < deadline:
             with contextlib.suppress(OSError):

@@ -24,7 +24,16 @@ from decnn_tvm.testing.equality import (
 from decnn_tvm.testing.graph_builder import GraphBuilder
 
 FORBIDDEN = {"tvm", "onnx", "onnxruntime", "xgboost", "torch"}
-RUNTIME = {"assignment", "errors", "package", "plan", "plan_parts", "plan_placements", "runtime", "transfers"}
+RUNTIME = {
+    "assignment",
+    "errors",
+    "package",
+    "plan",
+    "plan_parts",
+    "plan_placements",
+    "runtime",
+    "transfers",
+}
 """The modules of this package that a worker needs."""
 
 
