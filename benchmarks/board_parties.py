@@ -146,10 +146,13 @@ class WorkerParty:
         )
 
     def __enter__(self) -> WorkerParty:
-        self._memory = self._ends.enter_context(PeakMemory(self._pids))
-        self._session = self._ends.enter_context(self._cluster.deploy(self._package, policy=POLICY))
-        outputs = np.stack([np.asarray(self._session.run(image)) for image in self._images])
-        self.error = _error(outputs, self._reference)
+        with self._ends:
+            self._memory = self._ends.enter_context(PeakMemory(self._pids))
+            deployed = self._cluster.deploy(self._package, policy=POLICY)
+            self._session = self._ends.enter_context(deployed)
+            outputs = np.stack([np.asarray(self._session.run(image)) for image in self._images])
+            self.error = _error(outputs, self._reference)
+            self._ends = self._ends.pop_all()
         return self
 
     def __exit__(
