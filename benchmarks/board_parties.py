@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import statistics
 import sys
 import time
@@ -20,7 +19,7 @@ import numpy as np
 
 from benchmarks.board_contestants import Contestant
 from benchmarks.board_memory import PeakMemory
-from benchmarks.emulated_boards import EmulatedBoards
+from benchmarks.emulated_boards import EmulatedBoards, processor_seconds
 from decnn_tvm.package import Package
 from decnn_tvm.runtime import Cluster, Session
 from decnn_tvm.runtime.policy import Policy
@@ -31,7 +30,6 @@ PATIENCE = 120.0
 """Seconds that an answer from a board may take."""
 # A quota makes threads wait their turn: no reason to give a board up, or to move its groups.
 POLICY = Policy(silence=10.0, beat=1.0, rebalance=False)
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +234,6 @@ def throughput(
     ends = [time.perf_counter() for _ in session.stream(source(), in_flight=window)]
     full = ends[window - 1 : len(ends) - window + 1]
     return (len(full) - 1) / (full[-1] - full[0]), len(ends)
-
-
-def processor_seconds(pid: int) -> float:
-    """Return the processor time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _error(outputs: Array, reference: Array) -> float:

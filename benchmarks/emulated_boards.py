@@ -87,6 +87,12 @@ def check_needs() -> None:
         )
 
 
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has taken, all its threads together."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 class EmulatedBoards:
     """`count` boards, each with a CPU quota and a link to one switch, where the coordinator is.
 
@@ -162,8 +168,7 @@ class EmulatedBoards:
     def processor_seconds(self, rank: int) -> float:
         """Return the processor time that a board's running processes have taken, all in all."""
         pids = (_group(rank) / "cgroup.procs").read_text().split()
-        times = [psutil.Process(int(pid)).cpu_times() for pid in pids]
-        return float(sum(time.user + time.system for time in times))
+        return sum(processor_seconds(int(pid)) for pid in pids)
 
     def take_in(self, rank: int, pid: int) -> None:
         """Have a process, with its threads, take part in a board's quota."""
