@@ -15,8 +15,10 @@ _PEAK = r"""
 #include <time.h>
 #ifdef __aarch64__
 #define REGISTER "w"
-#else
+#elif defined(__AVX512F__)
 #define REGISTER "v"
+#else
+#define REGISTER "x"
 #endif
 typedef float vec __attribute__((vector_size(BYTES)));
 static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t);

@@ -3,16 +3,43 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import tvm
 from tvm.target import codegen
 
 # Narrower than any vector that is worth using.
 MIN_LANES = 4
+# Features of x86 processors, widest vectors first, and how many float32 values one holds.
+_X86_LANES = {"avx512f": 16, "avx": 8}
 
 
 def vector_lanes(target: tvm.target.Target) -> int:
-    """Return the number of float32 values in a vector register of `target`."""
-    return max(MIN_LANES, int(codegen.llvm_get_vector_width(target)) // 32)
+    """Return the number of float32 values in a vector register of `target`.
+
+    A ``vector-width`` (in bits) of the target is taken as it is.
+    """
+    options = target.attrs
+    features = [str(feature) for feature in options.get("mattr") or ()]
+    return _lanes(
+        str(options.get("mtriple") or codegen.llvm_get_system_triple()),
+        str(options.get("mcpu") or ""),
+        ",".join(features),
+        int(options.get("vector-width") or 0),
+    )
+
+
+@cache
+def _lanes(triple: str, cpu: str, features: str, width: int) -> int:
+    options: dict[str, object] = {"kind": "llvm", "mtriple": triple}
+    options |= {"mcpu": cpu} if cpu else {}
+    options |= {"mattr": features.split(",")} if features else {}
+    target = tvm.target.Target(options)
+    if not width and triple.startswith(("x86_64", "i386", "i686")):
+        # TVM gives 512 bits for every x86 processor, with AVX-512 or without.
+        present = codegen.llvm_get_cpu_features(target)
+        return next((lanes for name, lanes in _X86_LANES.items() if name in present), MIN_LANES)
+    return max(MIN_LANES, (width or int(codegen.llvm_get_vector_width(target))) // 32)
 
 
 def vector_registers(target: tvm.target.Target) -> int:
