@@ -176,6 +176,7 @@ def _problem(call: relax.Call, weight: relax.Expr, lanes: int) -> TileProblem:
         copied=any(int(value) for value in call.attrs.padding),
         vector_lanes=_lanes(),
         registers=_registers(),
+        chunks=chunks,
     )
 
 

@@ -89,7 +89,9 @@ class Dense(Template[DenseChoice]):
 
     block = BLOCK
 
-    def default(self, sch: s_tir.Schedule, block: SBlockRV) -> DenseChoice:
+    def default(
+        self, sch: s_tir.Schedule, block: SBlockRV, _target: tvm.target.Target
+    ) -> DenseChoice:
         """Return the analytic rows, not unrolled."""
         return DenseChoice(rows=int(sch.get(block).annotations[TILE][0]))
 
@@ -109,7 +111,7 @@ class Dense(Template[DenseChoice]):
                 for unroll in (size for size in divisors(features) if size <= MAX_UNROLL):
                     choice = DenseChoice(rows=rows, unroll=unroll)
                     estimates.append((work * (1 + STEP * (unroll > 1)), choice))
-        return ranked(self.default(sch, block), estimates)
+        return ranked(self.default(sch, block, target), estimates)
 
     def schedule(
         self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target, choice: DenseChoice

@@ -111,7 +111,9 @@ class DepthwiseConvolution(Template[DepthwiseChoice]):
 
     block = BLOCK
 
-    def default(self, sch: s_tir.Schedule, block: SBlockRV) -> DepthwiseChoice:
+    def default(
+        self, sch: s_tir.Schedule, block: SBlockRV, _target: tvm.target.Target
+    ) -> DepthwiseChoice:
         """Return the analytic tile, with the rows of the window unrolled."""
         rows, columns = (int(value) for value in sch.get(block).annotations[TILE])
         return DepthwiseChoice(tile=Tile(rows=rows, columns=columns, blocks=1))
@@ -131,7 +133,7 @@ class DepthwiseConvolution(Template[DepthwiseChoice]):
             for tile in dividing_tiles(problem)
             for whole in ((False, True) if kh > 1 else (False,))
         ]
-        return ranked(self.default(sch, block), estimates)
+        return ranked(self.default(sch, block, target), estimates)
 
     def schedule(
         self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target, choice: DepthwiseChoice

@@ -12,7 +12,7 @@ rounded up to whole vectors (in the weights, by zeros), and height and width to 
 padded copy of the input); ``conv_result`` cuts both off again. What fusion appends (bias, residual,
 activation, cast) is computed tile by tile, from registers.
 
-Parameters of the template: the tile; the `Order` of the loops outside it; and how far the innermost
+Parameters of the template: the tile; the `Loops` outside it; and how far the innermost
 loop of the reduction is unrolled. Where the tile's channel blocks do not divide those of a group,
 the passes over them are unrolled, so that the last, smaller one has a kernel of its own.
 """
@@ -34,8 +34,9 @@ from decnn_tvm.schedules.epilogue import (
     unroll_tile,
     vectorize_last,
 )
-from decnn_tvm.schedules.loop_order import Order, analytic_order, keeps_sums
+from decnn_tvm.schedules.loop_order import Loops, Order, choose_loops, chunked_loops, sums_fit
 from decnn_tvm.schedules.register_tiles import (
+    FEW_REGISTERS,
     Tile,
     TileProblem,
     cycles,
@@ -58,9 +59,9 @@ GROUPS = "decnn.groups"
 BLOCK = "convolution"
 # Longer unrolled reductions gain nothing and cost instruction cache.
 MAX_UNROLL = 4
-# Steps of the reduction at a time where nobody tuned. With 16 registers of 256 bits LLVM unrolls
-# all of a short reduction otherwise and spills: a 1x1 layer of 160x7x7 took 6 times as long on a
-# Zen 3. With AVX-512 the code is the same for one and for two.
+# Steps of the reduction at a time where nobody tuned and registers are few: LLVM unrolls all of a
+# short reduction otherwise and spills. A 1x1 layer of 160x7x7 took 6 times as long on a Zen 3.
+# With AVX-512 the code is the same for one and for two; on AArch64 two spill some kernels.
 _UNROLL = 2
 
 
@@ -170,7 +171,7 @@ class DirectChoice:
     """Parameters of the schedule; the module docstring says what they are."""
 
     tile: Tile
-    order: Order = Order.WEIGHTS
+    loops: Loops = Loops()  # noqa: RUF009 - frozen
     unroll: int = 1
 
 
@@ -179,37 +180,32 @@ class DirectConvolution(Template[DirectChoice]):
 
     block = BLOCK
 
-    def default(self, sch: s_tir.Schedule, block: SBlockRV) -> DirectChoice:
-        """Return the analytic tile and order, two steps of the reduction at a time if it can be."""
+    def default(
+        self, sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target
+    ) -> DirectChoice:
+        """Return the analytic tile, loops and unrolled length."""
         rows, columns, blocks = (int(value) for value in sch.get(block).annotations[TILE])
         tile = Tile(rows=rows, columns=columns, blocks=blocks)
-        groups = int(sch.get(block).annotations[GROUPS])
-        unroll = 1 if extents(sch, block)[-1] % _UNROLL else _UNROLL
-        return DirectChoice(
-            tile=tile, order=analytic_order(sch, block, tile, groups), unroll=unroll
-        )
+        loops = choose_loops(_tile_problem(sch, block, target), tile)
+        few = vector_registers(target) <= FEW_REGISTERS
+        unroll = _UNROLL if few and extents(sch, block)[-1] % _UNROLL == 0 else 1
+        return DirectChoice(tile=tile, loops=loops, unroll=unroll)
 
     def choices(
         self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target
     ) -> list[DirectChoice]:
-        """Return tiles, orders and unrolled lengths."""
+        """Return tiles, loops and unrolled lengths."""
         block = parts[1]
-        default = self.default(sch, block)
-        groups = int(sch.get(block).annotations[GROUPS])
-        problem = _tile_problem(sch, block, groups, target)
+        default = self.default(sch, block, target)
+        problem = _tile_problem(sch, block, target)
         last = extents(sch, block)[-1]
-        variants = product(
-            dividing_tiles(problem), Order, [n for n in divisors(last) if n <= MAX_UNROLL]
-        )
+        lengths = [n for n in divisors(last) if n <= MAX_UNROLL]
         estimates = []
-        for tile, order, unroll in variants:
-            if order is Order.INPUT and problem.blocks == 1:
-                continue
-            if order is Order.SUMS and not keeps_sums(sch, block, tile):
-                continue
-            steps = (order is not default.order) + (unroll != default.unroll)
-            choice = DirectChoice(tile=tile, order=order, unroll=unroll)
-            estimates.append((cycles(problem, tile) * (1 + STEP * steps), choice))
+        for tile in dividing_tiles(problem):
+            for loops, unroll in product(_loops(problem, tile), lengths):
+                steps = (loops != default.loops) + (unroll != default.unroll)
+                choice = DirectChoice(tile=tile, loops=loops, unroll=unroll)
+                estimates.append((cycles(problem, tile) * (1 + STEP * steps), choice))
         return ranked(default, estimates)
 
     def schedule(
@@ -230,36 +226,48 @@ class DirectConvolution(Template[DirectChoice]):
         if choice.unroll > 1:
             reduction[-1:] = sch.split(reduction[-1], [None, choice.unroll])
             sch.unroll(reduction[-1])
-        order = choice.order
+        loops = choice.loops
         if uneven and core_count(target) > 1:
             # Unrolled passes have no place outside the rows that several cores share.
-            order = Order.INPUT
-        outer = {
-            Order.WEIGHTS: [o, y, x],
-            Order.INPUT: [y, o, x],
-            Order.SUMS: [o, reduction[0], y, x],
-        }[order]
-        inner = reduction[1:] if order is Order.SUMS else reduction
+            loops = Loops(order=Order.INPUT)
+        if loops.order is Order.SUMS:
+            band, y = sch.split(y, [None, loops.band or sch.get(y).extent])
+            first, rest = sch.split(reduction[0], [None, loops.chunk])
+            outer, inner = [o, band, first, y, x], [rest, *reduction[1:]]
+            reduction = [first, *inner]
+        else:
+            outer = [o, y, x] if loops.order is Order.WEIGHTS else [y, o, x]
+            inner = reduction
         # Blocks innermost: each broadcast pixel value is used up before the next one is loaded.
         sch.reorder(*outer, *inner, y_in, x_in, o_in, lane)
-        if order is Order.SUMS:
-            append_epilogue(sch, block, after, o, target, unrolled=False)
+        if loops.order is Order.SUMS:
+            append_epilogue(sch, block, after, band, target, unrolled=False)
         else:
             append_epilogue(sch, block, after, x, target)
         unroll_tile(sch, [y_in, x_in, o_in], lane, target)
         if uneven:
             sch.unroll(o)
-        shared = [o] if order is Order.SUMS else outer[:2]
-        spread_over_cores(sch, [n, group, *([y] if uneven else shared)], target)
+        spread_over_cores(sch, [n, group, *([y] if uneven else outer[:2])], target)
         start = sch.decompose_reduction(block, reduction[0])
         *tile, lane = sch.get_loops(start)[-4:]
         unroll_tile(sch, tile, lane, target)
 
 
-def _tile_problem(
-    sch: s_tir.Schedule, block: SBlockRV, groups: int, target: tvm.target.Target
-) -> TileProblem:
+def _loops(problem: TileProblem, tile: Tile) -> list[Loops]:
+    """Return the loops to try for a tile."""
+    found = [Loops()]
+    if problem.blocks > 1:
+        found.append(Loops(order=Order.INPUT))
+    if sums_fit(problem, tile):
+        found.append(Loops(order=Order.SUMS))
+    if problem.chunks > 1:
+        found.append(chunked_loops(problem, tile))
+    return list(dict.fromkeys(found))
+
+
+def _tile_problem(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> TileProblem:
     _, blocks, rows, columns, lanes, *reduction = extents(sch, block)
+    groups = int(sch.get(block).annotations[GROUPS])
     return TileProblem(
         height=rows,
         width=columns,
@@ -269,4 +277,5 @@ def _tile_problem(
         registers=vector_registers(target),
         vector_bytes=4 * vector_lanes(target),
         input_bytes=float_bytes(operands(sch, block)[0]) // groups,
+        chunks=reduction[0],
     )

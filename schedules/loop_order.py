@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
-from tvm import s_tir
-from tvm.s_tir.schedule import SBlockRV
-
-from decnn_tvm.schedules.register_tiles import CACHE_BYTES, L1_BYTES, Tile
-from decnn_tvm.schedules.template import extents, float_bytes, operands
+from decnn_tvm.schedules.register_tiles import (
+    CACHE_BYTES,
+    L1_BYTES,
+    SUMS_BYTES,
+    Tile,
+    TileProblem,
+    chunk_length,
+    is_chunked,
+    panel_bytes,
+)
+from decnn_tvm.schedules.template import divisors
 
 # Weights of a tile from which on the order that fetches each once is faster. On a Sapphire Rapids,
 # 512 KiB and more for 7 x 7 pixels gained 9 to 26 %, 256 KiB 10 %, 128 KiB lost 3 %.
@@ -26,9 +33,10 @@ class Order(Enum):
     INPUT
         Rows outermost, then channel blocks: the input of a row of tiles.
     SUMS
-        Channel blocks outermost, then chunks of input channels, then rows: the sums of a block's
-        whole image, which wait in memory between chunks. Each weight is then fetched once, while
-        the chunk before it is used, rather than all of them at the first tile.
+        Channel blocks outermost, then bands of rows, chunks of input channels, and rows: the sums
+        of a block's band, which wait in memory between chunks. A band may be the whole image. Each
+        weight is then fetched once, while the chunk before it is used, rather than all of them at
+        the first tile; and the weights of a chunk stay in the first-level cache.
     """
 
     WEIGHTS = "weights"
@@ -36,65 +44,62 @@ class Order(Enum):
     SUMS = "sums"
 
 
-def analytic_order(sch: s_tir.Schedule, block: SBlockRV, tile: Tile, groups: int) -> Order:
-    """Return what to keep in the cache: the sums or the input, if they fit where the rest does not.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loops:
+    """The loops outside a tile.
 
-    In their networks layers with a large input gained up to 1.2 with `Order.INPUT`.
+    Attributes
+    ----------
+    order
+        What they keep in the cache.
+    chunk
+        Blocks of input channels from one look at the sums to the next, with `Order.SUMS`.
+    band
+        Rows of tiles whose sums wait together, with `Order.SUMS`; 0 for all.
     """
-    _, blocks, rows, columns, lanes, chunks, kh, kw, inner = [*extents(sch, block), 1][:9]
-    return choose_order(
-        pixels=(rows, columns),
-        blocks=blocks // groups,
-        lanes=lanes,
-        chunks=chunks,
-        steps=chunks * kh * kw * inner,
-        source=float_bytes(operands(sch, block)[0]) // groups,
-        tile=tile,
+
+    order: Order = Order.WEIGHTS
+    chunk: int = 1
+    band: int = 0
+
+
+def choose_loops(problem: TileProblem, tile: Tile) -> Loops:
+    """Return the loops for one group of a convolution.
+
+    Sums or input are kept, if they fit where the rest does not. In their networks layers with a
+    large input gained up to 1.2 with `Order.INPUT`.
+    """
+    if is_chunked(problem, tile.blocks):
+        return chunked_loops(problem, tile)
+    if sums_fit(problem, tile) and panel_bytes(problem, tile.blocks) >= LARGE_PANEL:
+        return Loops(order=Order.SUMS)
+    weights = panel_bytes(problem, problem.blocks)
+    large = problem.input_bytes > CACHE_BYTES
+    if problem.blocks > tile.blocks and large and 2 * weights <= CACHE_BYTES:
+        return Loops(order=Order.INPUT)
+    return Loops()
+
+
+def chunked_loops(problem: TileProblem, tile: Tile) -> Loops:
+    """Return `Order.SUMS` with chunks and bands that fit the first-level cache together."""
+    rows = -(-problem.height // tile.rows)
+    size = sums_bytes(problem, tile) // rows
+    band = max(n for n in divisors(rows) if n == 1 or n * size <= SUMS_BYTES)
+    return Loops(
+        order=Order.SUMS,
+        chunk=chunk_length(problem, tile.blocks),
+        band=0 if band == rows else band,
     )
 
 
-def choose_order(
-    *,
-    pixels: tuple[int, int],
-    blocks: int,
-    lanes: int,
-    chunks: int,
-    steps: int,
-    source: int,
-    tile: Tile,
-) -> Order:
-    """Return what to keep in the cache, for one group of a convolution.
-
-    Parameters
-    ----------
-    pixels : (int, int)
-        Height and width of the output.
-    blocks, lanes : int
-        Blocks of output channels of the group, and channels of one.
-    chunks, steps : int
-        Blocks of the group's input channels, and the length of the whole reduction: input channels
-        times height times width of the kernel.
-    source : int
-        Bytes of the group's input.
-    tile : Tile
-        Register tile: blocks, rows and columns of the output.
-    """
-    panel = float_bytes([tile.blocks, lanes, steps])
-    if _sums_fit(pixels, lanes, chunks, tile) and panel >= LARGE_PANEL:
-        return Order.SUMS
-    weights = float_bytes([blocks, lanes, steps])
-    if blocks > tile.blocks and source > CACHE_BYTES and 2 * weights <= CACHE_BYTES:
-        return Order.INPUT
-    return Order.WEIGHTS
-
-
-def keeps_sums(sch: s_tir.Schedule, block: SBlockRV, tile: Tile) -> bool:
+def sums_fit(problem: TileProblem, tile: Tile) -> bool:
     """Tell whether the sums of a tile's blocks fit the first-level cache for a whole image."""
-    _, _, rows, columns, lanes, chunks, *_ = extents(sch, block)
-    return _sums_fit((rows, columns), lanes, chunks, tile)
+    several = problem.height > tile.rows or problem.width > tile.columns
+    return problem.chunks > 1 and several and 2 * sums_bytes(problem, tile) <= L1_BYTES
 
 
-def _sums_fit(pixels: tuple[int, int], lanes: int, chunks: int, tile: Tile) -> bool:
-    size = float_bytes([*pixels, tile.blocks, lanes])
-    several = pixels[0] * pixels[1] > tile.rows * tile.columns
-    return chunks > 1 and several and 2 * size <= L1_BYTES
+def sums_bytes(problem: TileProblem, tile: Tile) -> int:
+    """Return the size of the sums of a tile's blocks for a whole image."""
+    rows = -(-problem.height // tile.rows) * tile.rows
+    columns = -(-problem.width // tile.columns) * tile.columns
+    return rows * columns * tile.blocks * problem.vectors * problem.vector_bytes

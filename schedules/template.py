@@ -49,11 +49,11 @@ class Template(ScheduleRule, Generic[Choice]):  # type: ignore[misc]
             for each, choice in zip(space, choices, strict=True):
                 self.schedule(each, parts, target, choice)
             return space
-        self.schedule(sch, parts, target, self.default(sch, parts[1]))
+        self.schedule(sch, parts, target, self.default(sch, parts[1], target))
         return sch
 
     @abstractmethod
-    def default(self, sch: s_tir.Schedule, block: SBlockRV) -> Choice:
+    def default(self, sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> Choice:
         """Return the analytic choice, which the annotations of the block hold."""
 
     @abstractmethod

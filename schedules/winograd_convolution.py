@@ -145,7 +145,9 @@ class WinogradConvolution(Template[WinogradChoice]):
 
     block = BLOCK
 
-    def default(self, sch: s_tir.Schedule, block: SBlockRV) -> WinogradChoice:
+    def default(
+        self, sch: s_tir.Schedule, block: SBlockRV, _target: tvm.target.Target
+    ) -> WinogradChoice:
         """Return the analytic tile and band."""
         annotations = sch.get(block).annotations
         rows, columns, blocks = (int(value) for value in annotations[TILE])
@@ -166,7 +168,7 @@ class WinogradConvolution(Template[WinogradChoice]):
             for band in divisors(problem.height, multiple=tile.rows):
                 fetched = band_cycles(problem.height, band, source, weights, passes)
                 estimates.append((work + fetched, WinogradChoice(tile=tile, band=band)))
-        return ranked(self.default(sch, block), estimates)
+        return ranked(self.default(sch, block, target), estimates)
 
     def schedule(
         self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target, choice: WinogradChoice

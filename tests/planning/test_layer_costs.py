@@ -77,6 +77,7 @@ def test_input_that_stays_in_the_cache_is_read_once() -> None:
         copied=False,
         vector_lanes=16,
         registers=32,
+        chunks=inputs // 16,
     )
     tile = choose_tile(problem)
     once, again = (cycles(problem, tile, keeps_input=kept) for kept in (True, False))

@@ -24,7 +24,7 @@ from decnn_tvm.schedules.blocks import preferred_block
 from decnn_tvm.schedules.dense import dense_problem
 from decnn_tvm.schedules.dense_lowering import dense_rows, dense_vectors
 from decnn_tvm.schedules.depthwise_convolution import depthwise_problem
-from decnn_tvm.schedules.loop_order import Order, choose_order
+from decnn_tvm.schedules.loop_order import Order, choose_loops
 from decnn_tvm.schedules.register_tiles import (
     STREAM_BYTES,
     Tile,
@@ -117,8 +117,9 @@ class _Costs:
         groups = int(call.attrs.groups)
         if inputs == 1 and groups == outputs > 1:
             return self._depthwise(call)
-        lanes = round_lanes(min(outputs // groups, self.lanes), self.lanes)
-        blocks = -(-outputs // (groups * lanes))
+        block = preferred_block(outputs // groups)
+        lanes = round_lanes(block if block > 1 else min(outputs // groups, self.lanes), self.lanes)
+        blocks = -(-outputs // (groups * (block if block > 1 else lanes)))
         problem = self._problem(call, lanes=lanes, blocks=blocks)
         if self.winograd and self._suits_winograd(call, inputs, outputs // groups):
             plan = choose_winograd(problem, inputs, outputs // groups, self.lanes)
@@ -127,8 +128,8 @@ class _Costs:
                 return self._cost(call, "winograd", groups * plan.cycles, packed)
         weights = _bytes(call.args[1]) * groups * blocks * lanes // outputs
         tile = choose_tile(problem)
-        order = self._order(call, problem, lanes, tile)
-        count = groups * cycles(problem, tile, keeps_input=order is Order.INPUT)
+        keeps_input = choose_loops(problem, tile).order is Order.INPUT
+        count = groups * cycles(problem, tile, keeps_input=keeps_input)
         return self._cost(call, "conv2d", count + first_read_cycles(weights), weights)
 
     def _depthwise(self, call: relax.Call) -> LayerCost:
@@ -152,22 +153,7 @@ class _Costs:
             copied=any(int(value) for value in call.attrs.padding),
             vector_lanes=self.lanes,
             registers=self.registers,
-        )
-
-    def _order(self, call: relax.Call, problem: TileProblem, lanes: int, tile: Tile) -> Order:
-        inputs = static_shape(call.args[1])[1]
-        pixels = (
-            -(-problem.height // tile.rows) * tile.rows,
-            -(-problem.width // tile.columns) * tile.columns,
-        )
-        return choose_order(
-            pixels=pixels,
-            blocks=problem.blocks,
-            lanes=lanes,
             chunks=inputs // preferred_block(inputs),
-            steps=problem.steps,
-            source=problem.input_bytes,
-            tile=tile,
         )
 
     def _suits_winograd(self, call: relax.Call, inputs: int, outputs: int) -> bool:
