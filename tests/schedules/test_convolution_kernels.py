@@ -150,6 +150,26 @@ def test_several_cores(case: Case) -> None:
     check(case, {"kind": "llvm", "mcpu": "haswell", "num-cores": 2})
 
 
+# Reductions so wide that targets with few registers take them in chunks, over bands of rows; the
+# last has seven channel blocks.
+WIDE = [
+    Case(inputs=512, outputs=64, height=30, width=12, kernel=(1, 1), padding=(0,) * 4),
+    Case(inputs=192, outputs=32, height=7, width=7, batch=2),
+    Case(inputs=1280, outputs=112, height=7, width=7, kernel=(1, 1), padding=(0,) * 4),
+    Case(inputs=768, outputs=128, height=9, width=10, groups=2, stride=(2, 2)),
+]
+
+
+@pytest.mark.skipif(
+    bool(missing_features(("avx2", "fma"))), reason="needs an x86-64 machine with AVX2"
+)
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("target", NARROW, ids=lambda target: str(target["mcpu"]))
+@pytest.mark.parametrize("case", WIDE, ids=str)
+def test_reductions_in_chunks(case: Case, target: dict[str, Any], cores: int) -> None:
+    check(case, {**target, "num-cores": cores})
+
+
 def test_a_board_gets_code_of_its_own() -> None:
     board = resolve_target("raspberry-pi/4b-aarch64").target
     x, w = random_array(1, 14, 9, 9), random_array(28, 14, 3, 3)
