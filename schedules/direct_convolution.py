@@ -12,9 +12,9 @@ rounded up to whole vectors (in the weights, by zeros), and height and width to 
 padded copy of the input); ``conv_result`` cuts both off again. What fusion appends (bias, residual,
 activation, cast) is computed tile by tile, from registers.
 
-Parameters of the template: the tile; the `Loops` outside it; and how far the innermost
-loop of the reduction is unrolled. Where the tile's channel blocks do not divide those of a group,
-the passes over them are unrolled, so that the last, smaller one has a kernel of its own.
+Parameters of the template: the tile; the `Loops` outside it; and how far the innermost loop of the
+reduction is unrolled. Where the tile's channel blocks do not divide those of a group, the passes
+over them are unrolled, so that the last, smaller one has a kernel of its own.
 """
 
 from __future__ import annotations

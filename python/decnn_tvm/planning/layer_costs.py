@@ -118,8 +118,10 @@ class _Costs:
         if inputs == 1 and groups == outputs > 1:
             return self._depthwise(call)
         block = preferred_block(outputs // groups)
-        lanes = round_lanes(block if block > 1 else min(outputs // groups, self.lanes), self.lanes)
-        blocks = -(-outputs // (groups * (block if block > 1 else lanes)))
+        if block == 1:  # the plain layout is taken by vectors
+            block = min(outputs // groups, self.lanes)
+        lanes = round_lanes(block, self.lanes)
+        blocks = -(-outputs // (groups * block))
         problem = self._problem(call, lanes=lanes, blocks=blocks)
         if self.winograd and self._suits_winograd(call, inputs, outputs // groups):
             plan = choose_winograd(problem, inputs, outputs // groups, self.lanes)
