@@ -90,7 +90,7 @@ class Dense(Template[DenseChoice]):
     block = BLOCK
 
     def default(
-        self, sch: s_tir.Schedule, block: SBlockRV, _target: tvm.target.Target
+        self, sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target
     ) -> DenseChoice:
         """Return the analytic rows, not unrolled."""
         return DenseChoice(rows=int(sch.get(block).annotations[TILE][0]))

@@ -112,7 +112,7 @@ class DepthwiseConvolution(Template[DepthwiseChoice]):
     block = BLOCK
 
     def default(
-        self, sch: s_tir.Schedule, block: SBlockRV, _target: tvm.target.Target
+        self, sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target
     ) -> DepthwiseChoice:
         """Return the analytic tile, with the rows of the window unrolled."""
         rows, columns = (int(value) for value in sch.get(block).annotations[TILE])

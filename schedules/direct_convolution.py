@@ -36,11 +36,12 @@ from decnn_tvm.schedules.epilogue import (
 )
 from decnn_tvm.schedules.loop_order import Loops, Order, choose_loops, chunked_loops, sums_fit
 from decnn_tvm.schedules.register_tiles import (
-    FEW_REGISTERS,
     Tile,
     TileProblem,
+    can_be_chunked,
     cycles,
     dividing_tiles,
+    has_few_registers,
 )
 from decnn_tvm.schedules.template import (
     STEP,
@@ -186,10 +187,10 @@ class DirectConvolution(Template[DirectChoice]):
         """Return the analytic tile, loops and unrolled length."""
         rows, columns, blocks = (int(value) for value in sch.get(block).annotations[TILE])
         tile = Tile(rows=rows, columns=columns, blocks=blocks)
-        loops = choose_loops(_tile_problem(sch, block, target), tile)
-        few = vector_registers(target) <= FEW_REGISTERS
-        unroll = _UNROLL if few and extents(sch, block)[-1] % _UNROLL == 0 else 1
-        return DirectChoice(tile=tile, loops=loops, unroll=unroll)
+        problem = _tile_problem(sch, block, target)
+        even = extents(sch, block)[-1] % _UNROLL == 0
+        unroll = _UNROLL if even and has_few_registers(problem) else 1
+        return DirectChoice(tile=tile, loops=choose_loops(problem, tile), unroll=unroll)
 
     def choices(
         self, sch: s_tir.Schedule, parts: Parts, target: tvm.target.Target
@@ -230,24 +231,22 @@ class DirectConvolution(Template[DirectChoice]):
         if uneven and core_count(target) > 1:
             # Unrolled passes have no place outside the rows that several cores share.
             loops = Loops(order=Order.INPUT)
-        if loops.order is Order.SUMS:
+        sums = loops.order is Order.SUMS
+        if sums:
             band, y = sch.split(y, [None, loops.band or sch.get(y).extent])
             first, rest = sch.split(reduction[0], [None, loops.chunk])
-            outer, inner = [o, band, first, y, x], [rest, *reduction[1:]]
-            reduction = [first, *inner]
+            reduction = [first, rest, *reduction[1:]]
+            order = [o, band, first, y, x, *reduction[1:]]
         else:
-            outer = [o, y, x] if loops.order is Order.WEIGHTS else [y, o, x]
-            inner = reduction
+            outer = [o, y] if loops.order is Order.WEIGHTS else [y, o]
+            order = [*outer, x, *reduction]
         # Blocks innermost: each broadcast pixel value is used up before the next one is loaded.
-        sch.reorder(*outer, *inner, y_in, x_in, o_in, lane)
-        if loops.order is Order.SUMS:
-            append_epilogue(sch, block, after, band, target, unrolled=False)
-        else:
-            append_epilogue(sch, block, after, x, target)
+        sch.reorder(*order, y_in, x_in, o_in, lane)
+        append_epilogue(sch, block, after, band if sums else x, target, unrolled=not sums)
         unroll_tile(sch, [y_in, x_in, o_in], lane, target)
         if uneven:
             sch.unroll(o)
-        spread_over_cores(sch, [n, group, *([y] if uneven else outer[:2])], target)
+        spread_over_cores(sch, [n, group, *([y] if uneven else order[:2])], target)
         start = sch.decompose_reduction(block, reduction[0])
         *tile, lane = sch.get_loops(start)[-4:]
         unroll_tile(sch, tile, lane, target)
@@ -260,7 +259,7 @@ def _loops(problem: TileProblem, tile: Tile) -> list[Loops]:
         found.append(Loops(order=Order.INPUT))
     if sums_fit(problem, tile):
         found.append(Loops(order=Order.SUMS))
-    if problem.chunks > 1:
+    if can_be_chunked(problem, tile):
         found.append(chunked_loops(problem, tile))
     return list(dict.fromkeys(found))
 

@@ -15,6 +15,7 @@ from decnn_tvm.schedules.register_tiles import (
     chunk_length,
     is_chunked,
     panel_bytes,
+    row_bytes,
 )
 from decnn_tvm.schedules.template import divisors
 
@@ -69,7 +70,7 @@ def choose_loops(problem: TileProblem, tile: Tile) -> Loops:
     Sums or input are kept, if they fit where the rest does not. In their networks layers with a
     large input gained up to 1.2 with `Order.INPUT`.
     """
-    if is_chunked(problem, tile.blocks):
+    if is_chunked(problem, tile):
         return chunked_loops(problem, tile)
     if sums_fit(problem, tile) and panel_bytes(problem, tile.blocks) >= LARGE_PANEL:
         return Loops(order=Order.SUMS)
@@ -81,13 +82,12 @@ def choose_loops(problem: TileProblem, tile: Tile) -> Loops:
 
 
 def chunked_loops(problem: TileProblem, tile: Tile) -> Loops:
-    """Return `Order.SUMS` with chunks and bands that fit the first-level cache together."""
-    rows = -(-problem.height // tile.rows)
-    size = sums_bytes(problem, tile) // rows
+    """Return `Order.SUMS` for a problem that can be chunked, with bands of at least one row."""
+    rows, size = -(-problem.height // tile.rows), row_bytes(problem, tile)
     band = max(n for n in divisors(rows) if n == 1 or n * size <= SUMS_BYTES)
     return Loops(
         order=Order.SUMS,
-        chunk=chunk_length(problem, tile.blocks),
+        chunk=chunk_length(problem, tile),
         band=0 if band == rows else band,
     )
 
@@ -100,6 +100,4 @@ def sums_fit(problem: TileProblem, tile: Tile) -> bool:
 
 def sums_bytes(problem: TileProblem, tile: Tile) -> int:
     """Return the size of the sums of a tile's blocks for a whole image."""
-    rows = -(-problem.height // tile.rows) * tile.rows
-    columns = -(-problem.width // tile.columns) * tile.columns
-    return rows * columns * tile.blocks * problem.vectors * problem.vector_bytes
+    return -(-problem.height // tile.rows) * row_bytes(problem, tile)

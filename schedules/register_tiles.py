@@ -10,15 +10,15 @@ The constants were fitted to 93 convolutions of six networks with some 20 tiles 
 Sapphire Rapids with AVX-512: the tile with the fewest estimated cycles is on average 5 % slower
 than the fastest of those that were timed.
 
-A tile of 15 registers holds few pixels, so that its panel is read often. There the reduction is
-taken in chunks of input channels whose panel stays in the first-level cache, and the sums of a band
-of rows wait in memory between chunks (measured on a Zen 3: 1.1 to 1.5 times as fast for layers of
-512 input channels and more).
+A tile of 15 registers holds few pixels, so that its panel is read often. There a large panel is
+taken in chunks of input channels that stay in the first-level cache, and the sums of a band of rows
+wait in memory between chunks (measured on a Zen 3 with AVX2: 1.1 to 1.5 times as fast for panels of
+64 KiB and more).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 # Fused multiply-adds under way at once that hide their latency: 4 cycles on 2 ports.
@@ -29,8 +29,8 @@ LOAD_CYCLES = 0.55
 L1_BYTES = 32 << 10
 PANEL_CYCLES = 0.5
 # What may stay there of a chunk's panel, and of the sums that wait; up to `WHOLE_BYTES` a panel is
-# left whole. Targets with few registers (AVX2, SSE) take the reduction in chunks; others were not
-# measured with it.
+# left whole, and a chunk may take as much where one block of input channels needs it. Only AVX2 was
+# measured with chunks, not the other targets of few registers (SSE, 32-bit Arm).
 CHUNK_BYTES, SUMS_BYTES, WHOLE_BYTES = L1_BYTES // 4, L1_BYTES // 2, L1_BYTES // 4 * 3
 FEW_REGISTERS = 15
 # A vector of sums that is loaded and stored once more.
@@ -185,9 +185,9 @@ def cycles(problem: TileProblem, tile: Tile, *, keeps_input: bool = False) -> fl
     """
     rows, columns = -(-problem.height // tile.rows), -(-problem.width // tile.columns)
     passes, left = divmod(problem.blocks, tile.blocks)
-    each = passes * _tile_cycles(problem, tile, tile.blocks)
+    each = passes * _tile_cycles(problem, tile)
     if left:
-        each += _tile_cycles(problem, tile, left)
+        each += _tile_cycles(problem, replace(tile, blocks=left))
     extended = problem.height % tile.rows or problem.width % tile.columns
     copy = COPY_CYCLES * problem.copied if extended else 0.0
     reads = 1 if keeps_input else passes + bool(left)
@@ -195,38 +195,57 @@ def cycles(problem: TileProblem, tile: Tile, *, keeps_input: bool = False) -> fl
     return rows * columns * each + copy + lines
 
 
-def _tile_cycles(problem: TileProblem, tile: Tile, blocks: int) -> float:
-    """Estimate the cycles of one tile of pixels and `blocks` channel blocks."""
-    pixels, vectors = tile.rows * tile.columns, blocks * problem.vectors
+def _tile_cycles(problem: TileProblem, tile: Tile) -> float:
+    """Estimate the cycles of one tile."""
+    pixels, vectors = tile.rows * tile.columns, tile.blocks * problem.vectors
     work = max(pixels * vectors / 2, LOAD_CYCLES * (pixels + vectors), CHAINS / 2)
     stored = STORE_CYCLES
-    if is_chunked(problem, blocks):
-        stored += SUM_CYCLES * (problem.chunks // chunk_length(problem, blocks) - 1)
-    elif panel_bytes(problem, blocks) > L1_BYTES:
+    if is_chunked(problem, tile):
+        stored += SUM_CYCLES * (problem.chunks // chunk_length(problem, tile) - 1)
+    elif panel_bytes(problem, tile.blocks) > L1_BYTES:
         work += PANEL_CYCLES * vectors
     return problem.steps * work + stored * pixels * vectors
 
 
 def panel_bytes(problem: TileProblem, blocks: int) -> int:
-    """Return the size of the weights of `blocks` channel blocks."""
+    """Return the size of the weights of `blocks` channel blocks, in whole vectors."""
     return problem.steps * blocks * problem.vectors * problem.vector_bytes
 
 
-def is_chunked(problem: TileProblem, blocks: int) -> bool:
-    """Tell whether the reduction is best taken in chunks, for tiles of `blocks` channel blocks."""
-    few = problem.registers <= FEW_REGISTERS
-    return few and problem.chunks > 1 and panel_bytes(problem, blocks) > WHOLE_BYTES
+def has_few_registers(problem: TileProblem) -> bool:
+    """Tell whether tiles are small, so that weights are read often."""
+    return problem.registers <= FEW_REGISTERS
 
 
-def chunk_length(problem: TileProblem, blocks: int) -> int:
+def is_chunked(problem: TileProblem, tile: Tile) -> bool:
+    """Tell whether the reduction is best taken in chunks."""
+    large = panel_bytes(problem, tile.blocks) > WHOLE_BYTES
+    return has_few_registers(problem) and large and can_be_chunked(problem, tile)
+
+
+def can_be_chunked(problem: TileProblem, tile: Tile) -> bool:
+    """Tell whether there are chunks whose weights, and a row of whose sums, stay in the cache."""
+    if chunk_length(problem, tile) == problem.chunks:
+        return False
+    least = panel_bytes(problem, tile.blocks) // problem.chunks
+    return least <= WHOLE_BYTES and row_bytes(problem, tile) <= L1_BYTES
+
+
+def chunk_length(problem: TileProblem, tile: Tile) -> int:
     """Return the most blocks of input channels whose panel fits `CHUNK_BYTES`, but at least one."""
-    whole = panel_bytes(problem, blocks)
+    whole = panel_bytes(problem, tile.blocks)
     return max(
         length
         for length in range(1, problem.chunks + 1)
         if problem.chunks % length == 0
         and (length == 1 or whole * length <= CHUNK_BYTES * problem.chunks)
     )
+
+
+def row_bytes(problem: TileProblem, tile: Tile) -> int:
+    """Return the size of the sums of a row of tiles."""
+    columns = -(-problem.width // tile.columns) * tile.columns
+    return tile.rows * columns * tile.blocks * problem.vectors * problem.vector_bytes
 
 
 def _candidates(problem: TileProblem, max_rows: int) -> list[Tile]:

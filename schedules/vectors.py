@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import tvm
@@ -12,6 +13,7 @@ from tvm.target import codegen
 MIN_LANES = 4
 # Features of x86 processors, widest vectors first, and how many float32 values one holds.
 _X86_LANES = {"avx512f": 16, "avx": 8}
+_X86 = re.compile(r"x86_64|amd64|i[3-6]86")
 
 
 def vector_lanes(target: tvm.target.Target) -> int:
@@ -35,7 +37,7 @@ def _lanes(triple: str, cpu: str, features: str, width: int) -> int:
     options |= {"mcpu": cpu} if cpu else {}
     options |= {"mattr": features.split(",")} if features else {}
     target = tvm.target.Target(options)
-    if not width and triple.startswith(("x86_64", "i386", "i686")):
+    if not width and _X86.match(triple):
         # TVM gives 512 bits for every x86 processor, with AVX-512 or without.
         present = codegen.llvm_get_cpu_features(target)
         return next((lanes for name, lanes in _X86_LANES.items() if name in present), MIN_LANES)
@@ -45,13 +47,16 @@ def _lanes(triple: str, cpu: str, features: str, width: int) -> int:
 def vector_registers(target: tvm.target.Target) -> int:
     """Return the number of vector registers of `target` for sums and weights.
 
-    AVX-512 and AArch64 have 32, AVX2 and SSE 16. One is left out for the value that is broadcast,
-    save with AVX-512, whose multiply-add broadcasts straight from memory.
+    AVX-512, AArch64 and RISC-V have 32, AVX2, SSE and 32-bit Arm 16, and 32-bit x86 8. One is left
+    out for the value that is broadcast, save with AVX-512, whose multiply-add broadcasts straight
+    from memory.
     """
+    triple = str(target.attrs.get("mtriple") or codegen.llvm_get_system_triple())
+    if triple.startswith("i"):
+        return 7
     if vector_lanes(target) >= 16:
         return 32
-    triple = str(target.attrs.get("mtriple") or codegen.llvm_get_system_triple())
-    return 31 if triple.startswith(("aarch64", "arm64")) else 15
+    return 31 if triple.startswith(("aarch64", "arm64", "riscv")) else 15
 
 
 def round_lanes(size: int, lanes: int) -> int:

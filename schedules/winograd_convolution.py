@@ -146,7 +146,7 @@ class WinogradConvolution(Template[WinogradChoice]):
     block = BLOCK
 
     def default(
-        self, sch: s_tir.Schedule, block: SBlockRV, _target: tvm.target.Target
+        self, sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target
     ) -> WinogradChoice:
         """Return the analytic tile and band."""
         annotations = sch.get(block).annotations

@@ -29,7 +29,7 @@ from decnn_tvm.schedules.register_tiles import (
 from decnn_tvm.targets import resolve_target
 from decnn_tvm.testing import zoo
 
-TARGETS = ("aws/cpu/c5.large", "raspberry-pi/4b-aarch64")
+TARGETS = ("aws/cpu/c5.large", "raspberry-pi/4b-aarch64", {"kind": "llvm", "mcpu": "haswell"})
 KINDS = {
     "conv2d_winograd": "winograd",
     "depthwise_conv2d": "depthwise",
@@ -48,10 +48,10 @@ def stage_of(name: str, folder: Path) -> tvm.IRModule:
     return split_network(network, None, None, False, "float32", strategy="single")[1]
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vgg16_bn"])
 def test_layers_are_computed_and_packed_as_estimated(
-    name: str, target: str, tmp_path: Path
+    name: str, target: str | dict[str, str], tmp_path: Path
 ) -> None:
     module, own = stage_of(name, tmp_path), resolve_target(target).target
     (stage,) = plan_of(module).stages

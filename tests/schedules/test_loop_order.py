@@ -13,6 +13,7 @@ from decnn_tvm.schedules.register_tiles import (
     Tile,
     TileProblem,
     convolution_problem,
+    is_chunked,
     panel_bytes,
 )
 
@@ -42,6 +43,14 @@ def test_chunks_and_bands_share_the_first_level_cache(channels: int, size: int) 
     bands = size // (loops.band or size)
     assert bands * (loops.band or size) == size
     assert sums_bytes(wide, tile) <= SUMS_BYTES * bands
+
+
+def test_what_does_not_fit_the_cache_is_left_whole() -> None:
+    tile = Tile(rows=1, columns=2, blocks=2)
+    wide, image = problem(1024, 14), replace(problem(1024, 14), height=1, width=16000)
+    assert is_chunked(wide, tile) and not is_chunked(image, tile)
+    # One block of input channels under a 7x7 kernel is 100 KB.
+    assert not is_chunked(replace(wide, steps=49 * 1024), tile)
 
 
 def test_narrow_reductions_and_many_registers_are_left_whole() -> None:

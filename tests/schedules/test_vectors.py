@@ -23,6 +23,7 @@ from decnn_tvm.schedules.vectors import vector_lanes, vector_registers
         ({"mcpu": "rocketlake", "vector-width": 256}, 8, 15),
         ({"mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72"}, 4, 31),
         ({"mtriple": "aarch64-linux-gnu", "mcpu": "neoverse-v1"}, 4, 31),
+        ({"mtriple": "i686-linux-gnu", "mcpu": "pentium4"}, 4, 7),
         ({"mtriple": "armv7l-linux-gnueabihf", "mcpu": "cortex-a7"}, 4, 15),
     ],
     ids=str,

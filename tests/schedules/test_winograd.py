@@ -6,15 +6,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tvm import relax
+from tvm import relax, te, tirx
 
 from decnn_tvm.lowering import build_stages
 from decnn_tvm.schedules import winograd_choice
 from decnn_tvm.schedules.register_tiles import TileProblem
 from decnn_tvm.schedules.winograd_choice import choose_winograd
-from decnn_tvm.schedules.winograd_transforms import A_T, B_T, G
+from decnn_tvm.schedules.winograd_transforms import A_T, B_T, G, combine
 from decnn_tvm.targets import missing_features, resolve_target
 from decnn_tvm.testing.stages import random_array, run_stage, stage_module, to_blocks
+from decnn_tvm.tuning.records import as_module, structural_key
 
 BLOCK = 16
 NEEDS_AVX2 = pytest.mark.skipif(
@@ -67,6 +68,19 @@ def test_the_transforms_compute_a_convolution() -> None:
     ours = A_T @ ((G @ g @ G.T) * (B_T @ d @ B_T.T)) @ A_T.T
     direct = [[(d[y : y + 3, x : x + 3] * g).sum() for x in range(4)] for y in range(4)]
     np.testing.assert_allclose(ours, direct, atol=1e-13)
+
+
+@pytest.mark.parametrize("matrix", [A_T, B_T], ids=["A_T", "B_T"])
+def test_constants_do_not_depend_on_the_last_bits_of_a_processor(matrix: np.ndarray) -> None:
+    def kernel(matrix: np.ndarray) -> tirx.PrimFunc:
+        data = te.placeholder((matrix.shape[1],), name="data")
+        shape = (matrix.shape[0],)
+        result = te.compute(shape, lambda row: combine(matrix, row, lambda k: data[k]), name="sum")
+        return te.create_prim_func([data, result])
+
+    assert structural_key(as_module(kernel(matrix - 1e-15))) == structural_key(
+        as_module(kernel(matrix + 1e-15))
+    )
 
 
 @settings(

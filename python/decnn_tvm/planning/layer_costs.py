@@ -160,7 +160,7 @@ class _Costs:
 
     def _suits_winograd(self, call: relax.Call, inputs: int, outputs: int) -> bool:
         steps = [int(step) for step in (*call.attrs.strides, *call.attrs.dilation)]
-        whole = not inputs % self.lanes and not outputs % self.lanes
+        whole = not any(preferred_block(count) % self.lanes for count in (inputs, outputs))
         kernel = tuple(static_shape(call.args[1])[2:])
         return kernel == (KERNEL, KERNEL) and {*steps} == {1} and whole
 

@@ -2,9 +2,10 @@
 """How fast devices and links are: measured, stated, or else from a table.
 
 A device's speed is a clock: the cycles of `decnn_tvm.planning.layer_costs` that it does in a second
-on one core. Those of processors that the table has are derived from their data sheets: cycles were
-fitted where a core does two vector multiply-adds in one, so a Cortex-A72 at 1.5 GHz, which does
-one, counts half. What was measured beats the table: `decnn profile`.
+on one core. Those of processors that the table has are derived from their data sheets, unless it
+says that they were measured: cycles were fitted where a core does two vector multiply-adds in one,
+so a Cortex-A72 at 1.5 GHz, which does one, counts half. What was measured beats the table:
+`decnn profile`.
 """
 
 from __future__ import annotations
