@@ -38,6 +38,7 @@ COLUMNS = (
     "processor ms",
     "compute ms",
     "wait ms",
+    "date",
 )
 
 

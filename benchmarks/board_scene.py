@@ -75,12 +75,12 @@ def measure(packages: Path, scene: Scene, measuring: Measuring) -> list[dict[str
         boards.limit(setting.rate)
         for party in parties:
             party.observe_memory(measuring.window)
-        best = list(_best_engines(engines, measuring.seconds))
+        best = list(best_engines(engines, measuring.seconds))
         turns = list(_rounds(best, parties, measuring))
-        return _rows(scene, measuring, engines, best, parties, turns)
+        return rows_of(scene, measuring, engines, best, parties, turns)
 
 
-def _best_engines(engines: Sequence[EngineParty], seconds: float) -> Iterator[EngineParty]:
+def best_engines(engines: Sequence[EngineParty], seconds: float) -> Iterator[EngineParty]:
     """Yield each engine at its best number of threads; end the others."""
     for engine in ENGINES:
         alike = [one for one in engines if one.engine == engine]
@@ -113,7 +113,7 @@ def _rounds(
         yield first, [found[index] for index in range(len(parties))]
 
 
-def _rows(
+def rows_of(
     scene: Scene,
     measuring: Measuring,
     engines: Sequence[EngineParty],
@@ -121,6 +121,7 @@ def _rows(
     parties: Sequence[WorkerParty],
     turns: Sequence[tuple[list[EnginesTurn], list[WorkersTurn]]],
 ) -> list[dict[str, Any]]:
+    """Return a row for each of the `best` engines and of the parties, medians over the turns."""
     by_engine = [[turn[0][i] for turn in turns] for i in range(len(best))]
     fastest = min(by_engine, key=lambda each: statistics.median(t.mean for t in each))
     rows = []

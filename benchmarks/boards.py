@@ -23,6 +23,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,9 @@ def _measure(scene: Scene, options: argparse.Namespace) -> list[Row]:
         code = run_isolated("benchmarks.board_scene", [str(one) for one in given])
         if code:
             sys.exit(f"benchmarks.boards: {scene}: ended with status {code}")
-        return list(json.loads(out.read_text()))
+        # A file may hold rows of several days; its environment is that of the last.
+        today = date.today().isoformat()
+        return [{**row, "date": today} for row in json.loads(out.read_text())]
 
 
 def _read(path: Path | None) -> list[Row]:
