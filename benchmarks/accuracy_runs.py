@@ -77,14 +77,17 @@ class Regime:
             f"{recipe.weight_decay:g}, {torch.device(self.device).type}"
         )
 
-    def run_folder(self, recipe: Recipe, *names: str) -> Path:
-        """Return the folder of a run: one for each recipe and data, then by `names` and seed."""
+    def key(self, recipe: Recipe) -> str:
+        """Return a short text that differs where recipes, but for the seed, or data do."""
         settings = {**dataclasses.asdict(recipe), "seed": None, "batch_size": self.batch_size}
         settings |= {"data": self.data.fingerprint(), "device": torch.device(self.device).type}
         text = json.dumps(settings, sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()[:10]
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def run_folder(self, recipe: Recipe, *names: str) -> Path:
+        """Return the folder of a run: one for each recipe and data, then by `names` and seed."""
         parts = [name.replace(" ", "_").replace(",", "") for name in names]
-        return self.folder.joinpath("runs", key, *parts, f"seed{recipe.seed}")
+        return self.folder.joinpath("runs", self.key(recipe), *parts, f"seed{recipe.seed}")
 
     def batches(self, seed: int) -> ImageBatches:
         """Return the batches of a seed."""

@@ -207,11 +207,16 @@ class Starts:
 
     def train(self, start: str, epochs: int) -> Run:
         """Train from a start, or read what was trained."""
+        recipe = self.recipe(start, epochs)
+        if recipe == dataclasses.replace(self.regime.recipe, seed=self.seed) and start == FRESH:
+            return trained(self.regime, self.name, self.variant, self.seed)
+        # Inherited weights are those of a dense network of this regime.
+        source = () if start == FRESH else (f"dense {self.regime.key(self.regime.recipe)}",)
         return train_once(
             self.regime,
-            self.recipe(start, epochs),
+            recipe,
             lambda: self.network(start),
-            names=(self.name, self.variant, start),
+            names=(self.name, self.variant, start, *source),
             start=start,
             teacher=self.dense if start == DISTILLED else None,
         )

@@ -62,8 +62,40 @@ def test_numpy_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\['pictures'\]: expected x_train"):
         read_image_data(tmp_path / "odd.npz", (8, 8, 3))
     (tmp_path / "bad.npz").write_bytes(b"no archive")
-    with pytest.raises(InputError, match="unreadable"):
-        read_image_data(tmp_path / "bad.npz", (8, 8, 3))
+    whole = (tmp_path / "one.npz").read_bytes()
+    for content in (b"no archive", b"", whole[: len(whole) // 2]):
+        (tmp_path / "bad.npz").write_bytes(content)
+        with pytest.raises(InputError, match="unreadable"):
+            read_image_data(tmp_path / "bad.npz", (8, 8, 3))
+    np.save(tmp_path / "array.npy", images.pixels)
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with pytest.raises(InputError, match="holds a single array"):
+        read_image_data(tmp_path / "array.npz", (8, 8, 3))
+
+
+@pytest.mark.parametrize("labels", [np.full(30, 0.7), np.full(30, "cat")])
+def test_labels_that_are_no_numbers_of_classes(labels: np.ndarray, tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", images=labelled(30, 1).pixels, labels=labels)
+    with pytest.raises(InputError, match="expected whole numbers"):
+        read_image_data(tmp_path / "one.npz", (8, 8, 3))
+
+
+def test_a_cache_that_can_not_be_written(tmp_path: Path) -> None:
+    write_images(tmp_path / "data", labelled(8, 1))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match=r"can't be kept in .*file"):
+        read_image_data(tmp_path / "data", (8, 8, 3), cache=tmp_path / "file")
+    (tmp_path / "data" / "a" / "broken.png").write_text("no image")
+    with pytest.raises(InputError, match=r"broken\.png"):
+        read_image_data(tmp_path / "data", (8, 8, 3), cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_an_image_too_large_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    write_images(tmp_path, labelled(8, 1))
+    with pytest.raises(InputError, match="no image that can be read"):
+        read_image_data(tmp_path, (8, 8, 3))
 
 
 def test_what_is_no_data_is_refused(tmp_path: Path) -> None:

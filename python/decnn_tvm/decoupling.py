@@ -49,7 +49,8 @@ def decouple(
     exclude : iterable of str
         Layers to leave dense.
     weights : {"inherit", "fresh"}
-        Keep the weights that join channels of one group, or draw new ones. Weights follow the
+        Keep the weights that join channels of one group, or draw new ones for all convolutions.
+        Inherited weights follow the
         shuffles: what a group gets by one, it meets with the weights of those very channels. Where
         that can't be, it is logged. `decnn_tvm.training.decouple_calibrated` keeps more.
     seed : int
@@ -81,6 +82,8 @@ def decouple(
     widening = widening_pass(structure, weights=weights, seed=seed)
     if widening is not None:
         passes.append(widening)
+    elif weights == "fresh":  # also those of layers that stay dense
+        passes.append(WidenChannels(width=1.0, groups=1, multiple=1, weights=weights, seed=seed))
     groups = structure.groups
     if structure.shuffle is not None:
         follow = weights == "inherit"

@@ -10,7 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,10 +147,13 @@ def _chosen(images: LabelledImages, index: Array) -> LabelledImages:
 
 def _from_numpy(path: Path, seed: int) -> ImageData:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy leaves a file open that it can't read, unless the file is ours.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: unreadable ({error}); write it with numpy.savez") from error
+    except (TypeError, AttributeError) as error:  # a single array, whatever its name says
+        raise InputError(f"{path}: holds a single array; write it with numpy.savez") from error
     names = ("x_train", "y_train", "x_test", "y_test")
     if set(names) <= set(arrays):
         pairs = [(arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])]
@@ -158,14 +164,21 @@ def _from_numpy(path: Path, seed: int) -> ImageData:
             f"{path} holds {sorted(arrays)}: expected {', '.join(names)}, or images and labels"
         )
     parts = [
-        LabelledImages(pixels=pixels, labels=np.asarray(labels, "int64").reshape(-1))
-        for pixels, labels in pairs
+        LabelledImages(pixels=pixels, labels=_numbers(path, labels)) for pixels, labels in pairs
     ]
     count = 1 + max(int(part.labels.max(initial=0)) for part in parts)
     classes = tuple(map(str, arrays.get("classes", np.arange(count))))
     if len(parts) == 1:
         return split_images(parts[0], classes, seed)
     return ImageData(train=parts[0], test=parts[1], classes=classes)
+
+
+def _numbers(path: Path, labels: Array) -> Array:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(
+            f"{path}: labels are {labels.dtype}; expected whole numbers, that of a class each"
+        )
+    return labels.astype("int64").reshape(-1)
 
 
 def _sized(data: ImageData, shape: tuple[int, ...], source: Path) -> ImageData:
@@ -211,12 +224,30 @@ def _decoded(
     names = json.dumps([[str(file), file.stat().st_size] for file, _ in files])
     key = hashlib.sha256(f"{shape}{names}".encode()).hexdigest()[:16]
     path = cache / f"pixels-{key}.npy"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        draft = cache / f".{path.name}.{os.getpid()}"
-        _decode(files, np.lib.format.open_memmap(draft, "w+", "uint8", size))
+    try:
+        if not path.exists():
+            _write_decoded(files, path, size)
+        pixels = np.load(path, mmap_mode="c")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"decoded images can't be kept in {cache} ({error}); they take "
+            f"{math.prod(size) / 1e6:.0f} MB there"
+        ) from error
+    return LabelledImages(pixels=pixels, labels=labels)
+
+
+def _write_decoded(files: Sequence[tuple[Path, int]], path: Path, size: tuple[int, ...]) -> None:
+    """Write decoded images to a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pixels = np.lib.format.open_memmap(draft, "w+", "uint8", size)
+        with draft.open("r+b") as file:  # on a full disk a mapping would end the process
+            os.posix_fallocate(file.fileno(), 0, draft.stat().st_size)
+        _decode(files, pixels)
         os.replace(draft, path)
-    return LabelledImages(pixels=np.load(path, mmap_mode="c"), labels=labels)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _decode(files: Sequence[tuple[Path, int]], pixels: Array) -> None:
@@ -227,6 +258,12 @@ def _decode(files: Sequence[tuple[Path, int]], pixels: Array) -> None:
         try:
             with Image.open(file) as image:
                 whole = image.convert("RGB" if channels == 3 else "L").resize((width, height))
-        except (UnidentifiedImageError, OSError, ValueError) as error:
+        except (
+            UnidentifiedImageError,
+            Image.DecompressionBombError,
+            OSError,
+            ValueError,
+            SyntaxError,  # of a PNG's parts
+        ) as error:
             raise InputError(f"{file}: no image that can be read ({error})") from error
         pixels[index] = np.asarray(whole).reshape(height, width, channels)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from decnn_tvm.frontend import save_onnx
 from decnn_tvm.testing.equality import reference_outputs
@@ -95,8 +96,37 @@ def test_ctrl_c_keeps_the_last_epoch(
     assert process.returncode == 130 and "Traceback" not in err
     assert [p.name for p in checkpoint.parent.iterdir()] == ["checkpoint.pt"]
     assert not out.exists()
+    saved = torch.load(checkpoint, weights_only=True)["state"]["history"]
     done = command(*arguments[:-1], 7)  # another number of epochs is another training
     assert done.status == 2 and "another training" in done.err
+    done = command(*arguments, "--finish", "--json")
+    assert done.status == 0, done.err
+    report = json.loads(done.out)
+    assert report["history"] == saved and out.exists()
+
+
+def test_folders_of_images_and_the_same_command_again(
+    command: Command, images: Path, tmp_path: Path
+) -> None:
+    for part, found in (("train", labelled(128, 1)), ("val", labelled(64, 2))):
+        for index, (pixels, label) in enumerate(zip(found.pixels, found.labels, strict=True)):
+            path = tmp_path / "data" / part / "abcd"[label] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    out = tmp_path / "trained.onnx"
+    arguments = ["finetune", images / "dense.onnx", "-o", out, "--data", tmp_path / "data"]
+    arguments += [*OPTIONS, "--start", "fresh", "--shuffle", "none", "--epochs", 9, "--json"]
+    arguments += ["--patience", 1, "--learning-rate", 0.0001, "--teacher", images / "dense.onnx"]
+    done = command(*arguments)
+    assert done.status == 0, done.err
+    report = json.loads(done.out)
+    history = report["history"]
+    assert len(history) < 9 and report["teacher_accuracy"] is not None
+    lines = [line for line in done.err.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == len(history) and lines[0].startswith("epoch 1 of 9: loss ")
+    first = out.read_bytes()
+    done = command(*arguments)
+    assert json.loads(done.out)["history"] == history and out.read_bytes() == first
 
 
 def test_without_pytorch_it_says_how_to_get_it(
@@ -114,7 +144,12 @@ def test_without_pytorch_it_says_how_to_get_it(
         (["--data", "nowhere"], ["nowhere", "expected train/CLASS"]),
         (["--epochs", "0"], ["at least 1"]),
         (["--learning-rate", "0"], ["learning rate 0.0"]),
-        (["--std", "0"], ["no std of 0"]),
+        (["--std", "0"], ["those of std above 0"]),
+        (["--seed", "-1"], ["--seed", "4294967295"]),
+        (["--wire", "int8"], ["wire int8", "decouple it first"]),
+        (["--width", "1.5"], ["--start given", "another --start"]),
+        (["--dropout", "1.5"], ["dropout 1.5"]),
+        (["--finish"], ["no epoch was done"]),
         (["--distill"], ["--teacher"]),
         (["--device", "cuda:99"], ["--device cuda:99"]),
         (["--start", "calibrated", "--groups", "3"], ["16", "3 groups"]),

@@ -56,5 +56,6 @@ def test_batches_that_can_not_be() -> None:
     data = ImageData(train=images, test=images, classes=tuple("abcd"))
     with pytest.raises(TrainingError, match="batch size 9"):
         ImageBatches(data, mean=MEAN, std=STD, batch_size=9)
-    with pytest.raises(TrainingError, match="no std of 0"):
-        ImageBatches(data, mean=MEAN, std=(0.0,), batch_size=2)
+    for std in ((0.0,), (-1.0,), (float("nan"),), (1.0, 1.0)):
+        with pytest.raises(TrainingError, match="those of std above 0"):
+            ImageBatches(data, mean=MEAN, std=std, batch_size=2)

@@ -21,6 +21,7 @@ from decnn_tvm.passes.weights import weight_values
 from decnn_tvm.testing import zoo
 from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
 from decnn_tvm.training import decouple_calibrated, to_torch
+from decnn_tvm.training.least_squares import _patches
 from decnn_tvm.training.trained_weights import replace_weights
 
 STRUCTURES: list[dict[str, Any]] = [
@@ -186,3 +187,16 @@ def test_what_can_not_be_regrouped_is_refused() -> None:
         decouple_calibrated(net, images(net, 2), preset="resnet50-x1.5", width=1.5)
     with pytest.raises(TrainingError, match="NaN"):
         decouple_calibrated(net, images(net, 2) * float("nan"))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_patches_of_some_pixels_are_those_of_pytorch(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    kernel, stride, dilation = (tuple(random.integers(1, 4, 2).tolist()) for _ in range(3))
+    top, left, bottom, right = random.integers(0, 3, 4).tolist()
+    x = torch.from_numpy(random.standard_normal((2, 3, 11, 9)))
+    padded = functional.pad(x, (left, right, top, bottom))
+    every = functional.unfold(padded, kernel, dilation, 0, stride)
+    pixels = torch.from_numpy(random.permutation(every.shape[2])[:7])
+    found = _patches(x, pixels, kernel, stride, (top, left, bottom, right), dilation)
+    torch.testing.assert_close(found, every[:, :, pixels], rtol=0, atol=0)

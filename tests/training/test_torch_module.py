@@ -213,3 +213,25 @@ def test_weights_of_another_network_and_diverged_ones_are_refused() -> None:
     state["fc.bias"] = torch.full((10,), float("nan"))
     with pytest.raises(TrainingError, match="diverged"):
         from_torch(net, state)
+
+
+class Wrapped(nn.Module):
+    """A model whose own layers bear a wrapper's name, as a file written from `DataParallel`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x)  # type: ignore[no-any-return]
+
+
+def test_weights_whose_names_begin_like_a_wrappers_come_back() -> None:
+    net = load(torch.export.export(Wrapped().eval(), (torch.zeros(1, 3, 5, 5),)), name="wrapped")
+    module = to_torch(net)
+    assert "module.0.weight" in module.state_dict()
+    for given in (module, nn.DataParallel(module), {f"_orig_mod.{k}": v for k, v in
+                                                    module.state_dict().items()}):  # fmt: skip
+        found = weight_values(from_torch(net, given).function)
+        for name, value in weight_values(net.function).items():
+            np.testing.assert_array_equal(found[name], value)

@@ -3,20 +3,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
-from torch.utils.data import TensorDataset
 
+from decnn_tvm.decoupling import decouple
 from decnn_tvm.errors import TrainingError
+from decnn_tvm.frontend import load
 from decnn_tvm.network import Network
 from decnn_tvm.training import (
-    DatasetBatches,
     Distillation,
     ImageBatches,
+    ImageData,
     Recipe,
     accuracy,
     calibrate_wires,
@@ -25,11 +26,11 @@ from decnn_tvm.training import (
     trainer,
 )
 from decnn_tvm.training.answers import distillation_loss
-from decnn_tvm.training.batches import Batch
 from decnn_tvm.training.trainer import TrainingProgress
 from decnn_tvm.training.wire_rounding import wire_roundings
+from tests.training.conftest import MEAN, STD
 
-RECIPE = Recipe(epochs=3, learning_rate=0.1, schedule="cosine", warmup_epochs=0.5, dropout=0.1)
+RECIPE = Recipe(epochs=8, learning_rate=0.1, schedule="cosine", warmup_epochs=0.5, dropout=0.1)
 
 
 def trained(network: Network, batches: ImageBatches, folder: Path, **options: object) -> object:
@@ -99,7 +100,7 @@ def test_mixed_precision(
 ) -> None:
     """What a GPU does by default: 16 bits in convolutions, float32 in weights; resumed alike."""
     monkeypatch.setattr(trainer, "_half_precision", lambda device: dtype)
-    recipe = Recipe(epochs=2, learning_rate=0.1, wire="int8")
+    recipe = Recipe(epochs=6, learning_rate=0.1, wire="int8")
     found = []
 
     def mixed(folder: Path, stop: int = 99) -> torch.nn.Module:
@@ -139,6 +140,84 @@ def test_a_checkpoint_of_another_training_is_refused(
         train(module, batches, Recipe(epochs=1), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change", ["graph", "start weights", "std", "teacher", "precision", "start"]
+)
+def test_what_makes_it_another_training(
+    change: str, dense: Network, data: ImageData, tmp_path: Path
+) -> None:
+    def run(changed: str = "") -> None:
+        shuffle = None if changed == "graph" else "stage"
+        seed = int(changed == "start weights")
+        std = (0.3,) if changed == "std" else STD
+        train(
+            to_torch(decouple(dense, shuffle=shuffle, weights="fresh", seed=seed)),
+            ImageBatches(data, mean=MEAN, std=std, batch_size=256),
+            Recipe(epochs=1),
+            tmp_path,
+            teacher=to_torch(decouple(dense, weights="fresh", seed=int(changed == "teacher"))),
+            start="other" if changed == "start" else "",
+            mixed_precision=changed == "precision",
+        )
+
+    run()
+    run()  # it is there
+    with pytest.raises(TrainingError, match="another training"):
+        run(change)
+
+
+def test_weights_that_differ_by_rounding_are_the_same_start(
+    grouped: Network, batches: ImageBatches, tmp_path: Path
+) -> None:
+    """A fit by least squares depends on the order of its sums."""
+    train(to_torch(grouped), batches, Recipe(epochs=1), tmp_path)
+    module = to_torch(grouped)
+    with torch.no_grad():
+        for value in module.parameters():
+            value.mul_(1 + 1e-5 * torch.randn(value.shape))
+    assert len(train(module, batches, Recipe(epochs=1), tmp_path)) == 1
+
+
+def test_a_training_can_be_finished_early(
+    grouped: Network, batches: ImageBatches, tmp_path: Path
+) -> None:
+    def stop(state: TrainingProgress) -> None:
+        if len(state.history) == 2:
+            raise KeyboardInterrupt
+
+    recipe = Recipe(epochs=50, learning_rate=0.1)
+    with pytest.raises(TrainingError, match="no epoch was done"):
+        train(to_torch(grouped), batches, recipe, tmp_path, finish=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(to_torch(grouped), batches, recipe, tmp_path, progress=stop)
+    module = to_torch(grouped)
+    (first,) = train(module, batches, recipe, tmp_path, finish=True)
+    assert accuracy(module, batches) == first.accuracy
+
+
+def test_a_checkpoint_that_can_not_be_written(
+    grouped: Network, batches: ImageBatches, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TrainingError, match="can't write the checkpoint"):
+        train(to_torch(grouped), batches, Recipe(epochs=1), tmp_path / "file" / "folder")
+
+
+def test_a_batch_of_one_value_can_not_be_normalised(data: ImageData, tmp_path: Path) -> None:
+    net = load(
+        torch.export.export(
+            nn.Sequential(
+                nn.Conv2d(3, 16, 8), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16, 4)
+            ).eval(),
+            (torch.zeros(1, 3, 8, 8),),
+        ),
+        name="one pixel",
+    )
+    single = ImageBatches(data, mean=MEAN, std=STD, batch_size=1)
+    with pytest.raises(TrainingError, match="expected two images or more"):
+        train(to_torch(net), single, Recipe(epochs=1), tmp_path)
+
+
 def test_a_training_that_gets_no_better_stops(
     grouped: Network, batches: ImageBatches, tmp_path: Path
 ) -> None:
@@ -169,7 +248,7 @@ def test_a_student_follows_its_teacher(
 ) -> None:
     """With the teacher alone to learn from, answers come near to the teacher's, labels or not."""
     recipe = Recipe(
-        epochs=2, learning_rate=0.05, distillation=Distillation(temperature=2.0, weight=1.0)
+        epochs=6, learning_rate=0.05, distillation=Distillation(temperature=2.0, weight=1.0)
     )
     student, teacher = to_torch(grouped), to_torch(dense)
     train(teacher, batches, RECIPE, tmp_path / "teacher")
@@ -208,21 +287,10 @@ def test_learning_rates() -> None:
         ({"wire": "int4"}, "wire 'int4'"),
         ({"warmup_epochs": 100}, "warm-up"),
         ({"patience": 0}, "patience"),
+        ({"dropout": 1.0}, "dropout 1.0"),
+        ({"seed": -1}, "seed -1"),
     ],
 )
 def test_recipes_that_make_no_sense(options: dict[str, object], words: str) -> None:
     with pytest.raises(TrainingError, match=words):
         Recipe(**options)  # type: ignore[arg-type]
-
-
-def test_a_dataset_of_torch_trains_too(
-    grouped: Network, batches: ImageBatches, tmp_path: Path
-) -> None:
-    def tensors(found: Iterator[Batch]) -> TensorDataset:
-        images, labels = zip(*found, strict=True)
-        return TensorDataset(torch.cat(images), torch.cat(labels))
-
-    source = DatasetBatches(tensors(batches.epoch(0)), tensors(batches.test()), batch_size=64)
-    module = to_torch(grouped)
-    history = train(module, source, RECIPE, tmp_path)
-    assert history[-1].accuracy > 0.8 and source.calibration(3).shape == (3, 3, 8, 8)

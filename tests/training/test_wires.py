@@ -135,8 +135,15 @@ def test_training_with_wires_and_its_weights(
 ) -> None:
     module = to_torch(grouped, wire="int8")
     calibrate_wires(module, batches.calibration(64))
-    recipe = Recipe(epochs=2, learning_rate=0.1, wire="int8")
+    recipe = Recipe(epochs=6, learning_rate=0.1, wire="int8")
     history = train(module, batches, recipe, tmp_path)
     assert history[-1].accuracy > 0.8
     assert all(float(part.largest.min()) > 0 for part in wire_roundings(module))
     assert from_torch(grouped, module).groups == 4
+
+
+def test_a_float16_wire_stays_finite_where_training_is_in_bfloat16() -> None:
+    values = torch.tensor([1e6, -1e6, 3.0], dtype=torch.bfloat16)
+    found = WireRounding("float16", 3)(values)
+    assert found.dtype == torch.bfloat16
+    assert found.tolist() == [65536.0, -65536.0, 3.0]  # bfloat16 has no number nearer to 65504

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from decnn_tvm.cli.options import Commands, add_command, add_model, load_model, positive
+from decnn_tvm.cli.options import Commands, add_command, add_model, load_model, positive, seed
 from decnn_tvm.cli.tables import count_text
 
 if TYPE_CHECKING:
@@ -59,7 +59,19 @@ def add_structure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exclude", nargs="+", default=[], metavar="LAYER", help="layers to leave dense"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of all that is drawn (0)")
+
+
+def asks_for_structure(options: argparse.Namespace) -> bool:
+    """Tell whether anything but the seed of `add_structure` is not as by default."""
+    return structure_options(options) != {
+        "groups": 4,
+        "width": 1.0,
+        "shuffle": "stage",
+        "order": "decnn",
+        "exclude": [],
+        "preset": None,
+    }
 
 
 def structure_options(options: argparse.Namespace) -> dict[str, Any]:

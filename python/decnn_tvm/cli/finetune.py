@@ -4,23 +4,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decnn_tvm.cli.compile import progress_bar
-from decnn_tvm.cli.decouple import add_structure, structure_options
+from decnn_tvm.cli.decouple import add_structure, asks_for_structure, structure_options
 from decnn_tvm.cli.options import Commands, add_command, add_model, load_model, numbers, positive
+from decnn_tvm.cli.training_progress import show_training
 from decnn_tvm.errors import TrainingError
 
 if TYPE_CHECKING:
     from decnn_tvm.network import Network
     from decnn_tvm.passes.decouple_convolutions import Origin
     from decnn_tvm.training import ImageBatches, Recipe
-    from decnn_tvm.training.trainer import ProgressCallback, TrainingProgress
 
 EXAMPLE = """\
   decnn finetune dense.onnx --data images/ -o trained.onnx --start calibrated --width 1.5 --distill
@@ -30,8 +27,9 @@ EXAMPLE = """\
 
 DESCRIPTION = """\
 Train a model, and write it with a report (accuracy before and after, cost, exchanges, the effect of
-float16 and int8 exchanges) and a learning curve. Ctrl-C keeps the last epoch; the same command goes
-on from there. Needs PyTorch: pip install 'decnn-tvm[train]'.
+float16 and int8 exchanges) and a learning curve. Ctrl-C keeps the last epoch: the same command goes
+on from there, and with --finish writes what is there. Needs PyTorch:
+pip install 'decnn-tvm[train]'.
 
 MODEL is decoupled already, or dense. --start decouples a dense one first:
   given       train MODEL as it is (default)
@@ -42,7 +40,7 @@ MODEL is decoupled already, or dense. --start decouples a dense one first:
 The last two learn faster with --distill: from the answers of the dense network too."""
 
 STARTS = ("given", "fresh", "inherited", "calibrated")
-# As many calibration images as keep a wide layer's activations within some hundred megabytes.
+# As many calibration images as keep an activation of a wide layer within some hundred megabytes.
 _CALIBRATION_PIXELS, _FEWEST, _MOST = 2**21, 32, 512
 
 
@@ -82,6 +80,14 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     parser.add_argument("--std", type=numbers, metavar="R,G,B",
                         help="their deviation (ImageNet's)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 … (a GPU if there is)")
+    parser.add_argument(
+        "--mixed-precision",
+        action=argparse.BooleanOptionalAction,
+        help="compute in 16 bits what can be so computed (default: on a GPU)",
+    )
+    parser.add_argument(
+        "--finish", action="store_true", help="train no more: write what the last epoch left"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 
@@ -95,9 +101,9 @@ def execute(options: argparse.Namespace) -> None:
 
     device = _device(options.device)
     folder = Path(options.run or f"{options.output}.run")
-    batches = _batches(options, network, folder, device)
-    network, teacher = _started(options, network, batches)
-    with _progress_display() as progress:
+    with show_training() as progress:
+        batches = _batches(options, network, folder, device)
+        network, teacher = _started(options, network, batches)
         trained, report = train_network(
             network,
             batches,
@@ -106,6 +112,8 @@ def execute(options: argparse.Namespace) -> None:
             teacher=teacher,
             start=options.start,
             device=device,
+            mixed_precision=options.mixed_precision,
+            finish=options.finish,
             progress=progress,
         )
     save_onnx(trained, options.output)
@@ -205,11 +213,18 @@ def _started(
     size = math.prod(network.inputs[0].shape[2:])
     count = min(_MOST, max(_FEWEST, _CALIBRATION_PIXELS // size))
     images = batches.calibration(count).cpu()
-    given = load(options.teacher, batch=options.batch) if options.teacher else None
+    shapes = dict(options.shape)
+    given = load(options.teacher, batch=options.batch, shapes=shapes) if options.teacher else None
     teacher = given if given is not None or network.groups else network
     if options.start == "given":
         if options.distill and given is None:
             raise TrainingError("--distill with --start given: name the dense model by --teacher")
+        if asks_for_structure(options):
+            raise TrainingError(
+                "--groups, --width, --shuffle, --order, --exclude and --preset say what a dense "
+                "model is decoupled into, and --start given trains it as it is; give another "
+                "--start, or leave them out"
+            )
         return _with_norms(options, network, images), given
     if network.groups is not None:
         raise TrainingError(
@@ -257,26 +272,3 @@ def _need_torch() -> None:
         raise TrainingError(
             f"training needs {error.name}, which is not installed: pip install 'decnn-tvm[train]'"
         ) from error
-
-
-@contextlib.contextmanager
-def _progress_display() -> Iterator[ProgressCallback]:
-    """Show on standard error how far the training is."""
-    with progress_bar("reading") as show:
-
-        def report(state: TrainingProgress) -> None:
-            done = len(state.history) + (
-                state.step / state.steps if state.step < state.steps else 0
-            )
-            show(_describe(state), done, state.epochs)
-
-        yield report
-
-
-def _describe(state: TrainingProgress) -> str:
-    text = f"epoch {min(len(state.history) + 1, state.epochs)} of {state.epochs}"
-    text += f", loss {state.loss:.3f}"
-    if state.history:
-        best = max(record.accuracy for record in state.history)
-        text += f", top-1 {state.history[-1].accuracy:.2%} (best {best:.2%})"
-    return text

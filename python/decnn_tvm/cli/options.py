@@ -147,6 +147,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """Parse a seed: an integer of 32 bits."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 0 to {2**32 - 1}")
+    return int(text)
+
+
 def positive_seconds(text: str) -> float:
     """Parse a number of seconds above 0."""
     try:

@@ -10,8 +10,9 @@
 
 from decnn_tvm.labelled_images import ImageData, LabelledImages, read_image_data
 from decnn_tvm.training.answers import accuracy
-from decnn_tvm.training.batches import DatasetBatches, ImageBatches
+from decnn_tvm.training.batches import ImageBatches
 from decnn_tvm.training.calibrated_decoupling import decouple_calibrated
+from decnn_tvm.training.dataset_batches import DatasetBatches
 from decnn_tvm.training.finetune import train_network, wire_accuracies
 from decnn_tvm.training.folded_norms import restore_batch_norms
 from decnn_tvm.training.recipe import Distillation, Recipe

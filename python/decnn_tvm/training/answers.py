@@ -9,13 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from decnn_tvm.errors import TrainingError
 from decnn_tvm.training.batches import Batches
 from decnn_tvm.training.recipe import Distillation
 
 
 @torch.no_grad()
 def accuracy(module: nn.Module, batches: Batches) -> float:
-    """Return the share of test images whose class the module ranks first; its mode stays."""
+    """Return the share of test images whose class the module ranks first; its mode stays.
+
+    Raises
+    ------
+    TrainingError
+        There are no test images.
+    """
     was_training = module.training
     module.eval()
     right = total = 0
@@ -23,7 +30,9 @@ def accuracy(module: nn.Module, batches: Batches) -> float:
         right += int((logits(module(images)).argmax(1) == labels).sum())
         total += len(labels)
     module.train(was_training)
-    return right / max(total, 1)
+    if not total:
+        raise TrainingError("there are no test images: an accuracy needs some")
+    return right / total
 
 
 def logits(output: Any) -> Tensor:

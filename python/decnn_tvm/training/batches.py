@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches for training and testing: from pixels, or from a `torch.utils.data.Dataset`.
+"""Batches for training and testing.
 
 The order of an epoch and what is done to its images follow from the seed and the number of the
 epoch alone, so a run that was interrupted goes on as if it had not been.
@@ -7,12 +7,13 @@ epoch alone, so a run that was interrupted goes on as if it had not been.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from math import inf
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from decnn_tvm.errors import TrainingError
 from decnn_tvm.labelled_images import ImageData, LabelledImages
@@ -35,7 +36,7 @@ class Batches(Protocol):
         """Yield the test batches."""
 
     def calibration(self, count: int) -> Tensor:
-        """Return training images as they are tested, without change."""
+        """Return images like those that are tested, but not these."""
 
     def fingerprint(self) -> str:
         """Return a short text that differs where the data do."""
@@ -72,10 +73,11 @@ class ImageBatches:
         device: torch.device | str = "cpu",
     ) -> None:
         channels = data.train.pixels.shape[3]
-        if len(mean) not in (1, channels) or len(std) not in (1, channels) or not all(std):
+        finite = all(map(math.isfinite, mean)) and all(0 < each < inf for each in std)
+        if not finite or not {len(mean), len(std)} <= {1, channels}:
             raise TrainingError(
-                f"mean {list(mean)}, std {list(std)}: expected 1 or {channels} numbers each, and "
-                "no std of 0"
+                f"mean {list(mean)}, std {list(std)}: expected 1 or {channels} numbers each, those "
+                "of std above 0"
             )
         if not 1 <= batch_size <= len(data.train.labels):
             raise TrainingError(
@@ -124,7 +126,8 @@ class ImageBatches:
 
     def fingerprint(self) -> str:
         """Return a short text that differs where images, batches or changes do."""
-        return f"{self._source}-{self.batch_size}-{self.seed}-{int(self.augment)}"
+        normal = [*self.mean.flatten().tolist(), *self.std.flatten().tolist()]
+        return f"{self._source}-{self.batch_size}-{self.seed}-{int(self.augment)}-{normal}"
 
     def _placed(self, images: LabelledImages) -> tuple[Tensor, Tensor]:
         pixels, labels = torch.from_numpy(images.pixels), torch.from_numpy(images.labels)
@@ -135,69 +138,6 @@ class ImageBatches:
     def _normal(self, pixels: Tensor) -> Tensor:
         """Return (N, H, W, C) pixels as (N, C, H, W) numbers, in memory as they were."""
         return (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-
-
-class DatasetBatches:
-    """Batches of two datasets, which do to their images what they want.
-
-    Parameters
-    ----------
-    train, test : torch.utils.data.Dataset
-        Of (image, label), an image being a float tensor (C, H, W).
-    batch_size, seed, device
-        As for `ImageBatches`.
-    workers : int
-        Processes that read.
-    """
-
-    def __init__(
-        self,
-        train: Dataset[Any],
-        test: Dataset[Any],
-        *,
-        batch_size: int,
-        seed: int = 0,
-        workers: int = 0,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.train_set, self.test_set = train, test
-        self.batch_size, self.seed, self.workers = batch_size, seed, workers
-        self.device = torch.device(device)
-        self._count = len(train)  # type: ignore[arg-type]
-        if not 1 <= batch_size <= self._count:
-            raise TrainingError(
-                f"batch size {batch_size}: expected 1 to {self._count}, the training images"
-            )
-
-    @property
-    def steps(self) -> int:
-        """Batches of an epoch."""
-        return self._count // self.batch_size
-
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the training batches of an epoch."""
-        random = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        yield from self._batches(self.train_set, shuffle=True, generator=random, drop_last=True)
-
-    def test(self) -> Iterator[Batch]:
-        """Yield the test batches."""
-        yield from self._batches(self.test_set)
-
-    def calibration(self, count: int) -> Tensor:
-        """Return the first `count` training images."""
-        images = [self.train_set[index][0] for index in range(min(count, self._count))]
-        return torch.stack(images)
-
-    def fingerprint(self) -> str:
-        """Return a short text that differs where sizes do."""
-        return f"{self._count}-{len(self.test_set)}-{self.batch_size}-{self.seed}"  # type: ignore[arg-type]
-
-    def _batches(self, dataset: Dataset[Any], **options: Any) -> Iterator[Batch]:
-        loader = DataLoader(
-            dataset, batch_size=self.batch_size, num_workers=self.workers, **options
-        )
-        for images, labels in loader:
-            yield images.to(self.device), torch.as_tensor(labels).to(self.device)
 
 
 def _shifted_and_mirrored(pixels: Tensor, random: torch.Generator) -> Tensor:
@@ -213,11 +153,11 @@ def _shifted_and_mirrored(pixels: Tensor, random: torch.Generator) -> Tensor:
             place = torch.where(flip, place.flip(1), place)
         index.append(place + shift)
     rows, columns = index
+    rows, columns = rows.to(device), columns.to(device)
     inside = _within(rows, height)[:, :, None] & _within(columns, width)[:, None, :]
     images = torch.arange(count, device=device)[:, None, None]
     rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-    moved = pixels[images, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
-    return moved * inside.to(device)[..., None]
+    return pixels[images, rows[:, :, None], columns[:, None, :]] * inside[..., None]
 
 
 def _within(index: Tensor, size: int) -> Tensor:

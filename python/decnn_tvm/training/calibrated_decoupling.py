@@ -29,6 +29,7 @@ from decnn_tvm.passes.shuffle_places import Where
 from decnn_tvm.passes.weights import weight_values
 from decnn_tvm.training.folded_norms import channel_statistics
 from decnn_tvm.training.least_squares import fit_groups
+from decnn_tvm.training.observation import check_images
 from decnn_tvm.training.trained_weights import replace_weights
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def decouple_calibrated(
     TrainingError
         The images can't be used.
     """
+    images = check_images(network, images)
     structure = choose_structure(
         network,
         groups=groups,

@@ -34,6 +34,11 @@ class ExchangePoint(NamedTuple):
     signed: bool
 
 
+def exchanges(network: Network) -> bool:
+    """Tell whether a network is decoupled, so that its exchanges are known."""
+    return network.groups is not None and network.groups > 1
+
+
 def exchange_points(network: Network, groups: int | None = None) -> dict[relax.Var, ExchangePoint]:
     """Return the variables of the network that travel rounded where it is split by channels.
 
@@ -71,7 +76,7 @@ def exchange_bytes(network: Network) -> dict[str, int]:
     are the coordinator's, do not count.
     """
     groups = network.groups
-    if groups is None or groups == 1:
+    if groups is None or not exchanges(network):
         return dict.fromkeys(WIRES, 0)
     (module,) = split_network(network, groups, None, False, "float32").values()
     plan = plan_of(module)

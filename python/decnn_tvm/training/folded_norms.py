@@ -29,7 +29,7 @@ from decnn_tvm.passes.dataflow_graph import (
     shape_of,
 )
 from decnn_tvm.passes.weights import Array, WeightTable, unique_name, weight_values, weight_vars
-from decnn_tvm.training.observation import Observer, batches
+from decnn_tvm.training.observation import Observer, check_images
 from decnn_tvm.training.torch_module import translate
 
 EPSILON = 1e-5
@@ -54,8 +54,9 @@ def restore_batch_norms(
     Raises
     ------
     TrainingError
-        `layers` names something else, or there are no images.
+        `layers` names something else, or the images can't be used.
     """
+    images = check_images(network, images)
     graph = read_graph(network.function)
     found = folded_convolutions(graph)
     if layers is not None:
@@ -114,7 +115,7 @@ def channel_statistics(
     sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
     squares = dict(sums)
     counts = dict.fromkeys(names, 0)
-    for batch in batches(images, _BATCH):
+    for batch in torch.split(images, _BATCH):
         for name, value in observer.observe(batch).items():
             flat = value.movedim(1, 0).flatten(1).double()
             sums[name] = sums[name] + flat.sum(1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from decnn_tvm.errors import TrainingError
 from decnn_tvm.training.trainer import EpochRecord
 
 
@@ -22,6 +23,11 @@ def draw_learning_curve(
         The file.
     reference : float, optional
         Accuracy of the dense network, as a line.
+
+    Raises
+    ------
+    TrainingError
+        The file can't be written.
     """
     from matplotlib.figure import Figure
 
@@ -38,4 +44,7 @@ def draw_learning_curve(
     right.legend()
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(path, dpi=120)
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise TrainingError(f"can't write the learning curve {path}: {error}") from error

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from decnn_tvm.passes.dataflow_graph import (
     read_graph,
 )
 from decnn_tvm.training.folded_norms import added_weight
-from decnn_tvm.training.observation import Observer, batches
+from decnn_tvm.training.observation import Observer
 from decnn_tvm.training.torch_module import translate
 from decnn_tvm.training.trained_weights import from_torch
 
@@ -110,7 +110,7 @@ def _targets(
     found: dict[str, list[Tensor]] = {name: [] for name in layers.values()}
     pixels: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
-    for batch in batches(images, _BATCH):
+    for batch in torch.split(images, _BATCH):
         for node, value in observer.observe(batch).items():
             name, flat = layers[node], value.flatten(2)
             if name not in pixels:
@@ -157,7 +157,7 @@ class _Fitter(fx.Interpreter):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        self.run(torch.cat(list(batches(images, _BATCH))))
+        self.run(images)
 
     def run_node(self, n: fx.Node) -> Any:
         """Fit the layer of a node before it runs."""
@@ -186,7 +186,7 @@ class _Fitter(fx.Interpreter):
     ) -> Tensor:
         """Fit the weights in place and return what is to be added to each output."""
         patches = [
-            _patches(part, weight.shape[2:], stride, padding, dilation)[:, :, fit.pixels]
+            _patches(part, fit.pixels, weight.shape[2:], stride, padding, dilation)
             for part in torch.split(x, _BATCH)
         ]
         rows = _rows(torch.cat(patches))
@@ -214,12 +214,24 @@ class _Fitter(fx.Interpreter):
 
 
 def _patches(
-    x: Tensor, kernel: Any, stride: list[int], padding: list[int], dilation: list[int]
+    x: Tensor,
+    pixels: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> Tensor:
-    """Return what each output pixel of a convolution reads: (N, C KH KW, pixels)."""
+    """Return what some output pixels of a convolution read: (N, C KH KW, pixels)."""
     top, left, bottom, right = padding
     padded = functional.pad(x, (left, right, top, bottom))
-    return functional.unfold(padded, tuple(kernel), tuple(dilation), 0, tuple(stride))
+    width = (padded.shape[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    rows, columns = pixels // width * stride[0], pixels % width * stride[1]
+    read = [
+        padded[:, :, rows + i * dilation[0], columns + j * dilation[1]]
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    ]
+    return torch.stack(read, 2).flatten(1, 2)
 
 
 def _solve(x: Tensor, y: Tensor, start: Tensor, free: bool) -> tuple[Tensor, Tensor]:

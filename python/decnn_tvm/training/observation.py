@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from decnn_tvm.errors import TrainingError
+from decnn_tvm.network import Network
 
 
 class Observer(fx.Interpreter):
@@ -48,10 +49,24 @@ def device_of(module: nn.Module) -> torch.device:
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
-def batches(images: Tensor, size: int) -> Iterator[Tensor]:
-    """Yield `images` in batches; `TrainingError` if there are none, or not of numbers."""
+def check_images(network: Network, images: Tensor) -> Tensor:
+    """Return calibration images on the CPU, where networks are calibrated.
+
+    Raises
+    ------
+    TrainingError
+        There are none, they are not what the network takes, or hold NaN or infinity.
+    """
+    shape = network.inputs[0].shape[1:]
+    fits = isinstance(images, Tensor) and tuple(images.shape[1:]) == tuple(shape)
+    if not fits or not images.is_floating_point():
+        got = getattr(images, "dtype", type(images).__name__)
+        raise TrainingError(
+            f"calibration: images are {got}{list(getattr(images, 'shape', ()))}; expected a tensor "
+            f"of floats {['N', *shape]}, normalised as the network takes them"
+        )
     if len(images) == 0:
         raise TrainingError("calibration: no images; pass some dozens like those to come")
     if not torch.isfinite(images).all():
         raise TrainingError("calibration: the images hold NaN or infinity")
-    yield from torch.split(images, size)
+    return images.detach().cpu()

@@ -110,11 +110,16 @@ class Recipe:
                 0 <= self.warmup_epochs < self.epochs,
                 f"warm-up of {self.warmup_epochs} epochs: expected less than {self.epochs}",
             ),
+            (
+                0 <= self.dropout < 1,
+                f"dropout {self.dropout}: expected a probability, 0 to below 1",
+            ),
             (self.wire in WIRES, f"wire {self.wire!r}: expected one of {list(WIRES)}"),
             (
                 self.patience is None or self.patience >= 1,
                 f"patience {self.patience}: expected 1 or more epochs",
             ),
+            (0 <= self.seed < 2**32, f"seed {self.seed}: expected 0 to {2**32 - 1}"),
         )
         for holds, message in checks:
             if not holds:

@@ -86,7 +86,7 @@ class FinetuneReport:
         lines.append(
             f"{self.cost.macs / 1e6:.1f} M MACs, {self.cost.parameters / 1e6:.3f} M parameters"
         )
-        for wire, found in self.wire_accuracy.items():
+        for wire, found in self.wire_accuracy.items() if self.groups else ():
             sent = self.cost.exchange_bytes[wire] / 1e3
             lines.append(f"exchanges as {wire}: top-1 {found:.2%}, {sent:.1f} kB an image")
         return "\n".join(lines)

@@ -40,6 +40,8 @@ from decnn_tvm.training.torch_layers import channel_shuffle
 from decnn_tvm.training.torch_operators import OPERATORS
 from decnn_tvm.training.wire_rounding import Wire, WireRounding
 
+_SOFTMAX = ("relax.nn.softmax", "relax.nn.log_softmax")
+
 
 class Translation(NamedTuple):
     """A module, and the name of the node for each variable of the Relax function."""
@@ -54,6 +56,7 @@ def to_torch(
     dropout: float | Mapping[str, float] = 0.0,
     momentum: float = 0.1,
     wire: Wire = "float32",
+    logits: bool = False,
 ) -> fx.GraphModule:
     """Return the network as a module that takes batches of any size.
 
@@ -69,6 +72,8 @@ def to_torch(
     wire : {"float32", "float16", "int8"}
         Round what devices exchange as these wires do, with straight-through gradients; int8 needs
         ranges, which training finds, or `calibrate_wires`.
+    logits : bool
+        Leave out a softmax that gives the output: losses such as cross entropy have their own.
 
     Returns
     -------
@@ -80,9 +85,10 @@ def to_torch(
     ModelError
         An operator that can't be trained; the message names it and those that can.
     TrainingError
-        An unknown wire, or a layer to drop from that is no dense layer.
+        An unknown wire, a layer to drop from that is no dense layer, or no such layer at all.
     """
-    return translate(network, dropout=dropout, momentum=momentum, wire=wire).module
+    options = {"dropout": dropout, "momentum": momentum, "wire": wire, "logits": logits}
+    return translate(network, **options).module  # type: ignore[arg-type]
 
 
 def translate(
@@ -91,6 +97,7 @@ def translate(
     dropout: float | Mapping[str, float] = 0.0,
     momentum: float = 0.1,
     wire: Wire = "float32",
+    logits: bool = False,
 ) -> Translation:
     """Return the module of `to_torch` with the names of its nodes."""
     source = read_graph(network.function)
@@ -98,7 +105,8 @@ def translate(
     names = _place_weights(root, source)
     graph = TorchGraph(source, names, root, momentum)
     rounded = exchange_points(network) if wire != "float32" else {}
-    _Translator(graph, _dropout_by_layer(source, dropout), rounded, wire).translate()
+    translator = _Translator(graph, _dropout_by_layer(source, dropout), rounded, wire)
+    translator.translate(logits=logits)
     module = fx.GraphModule(root, graph.fx, "Network")
     kept = {node.name for node in module.graph.nodes}
     nodes = {
@@ -163,6 +171,10 @@ def _dropout_by_layer(
     source: DataflowGraph, dropout: float | Mapping[str, float]
 ) -> dict[relax.Var, float]:
     layers = dense_layers(source)
+    if dropout and not layers:
+        raise TrainingError(
+            f"dropout {dropout}: the network has no dense layer to drop inputs of; leave it out"
+        )
     if not isinstance(dropout, Mapping):
         dropout = dict.fromkeys(layers.values(), dropout) if dropout else {}
     unknown = sorted(set(dropout) - set(layers.values()))
@@ -193,7 +205,8 @@ class _Translator:
         self.source = graph.source
         self.dropped: dict[relax.Var, fx.Node] = {}
 
-    def translate(self) -> None:
+    def translate(self, *, logits: bool) -> None:
+        """Write all, and leave out a softmax at the end if `logits` are wanted."""
         for var in inputs_of(self.source.func):
             name = "".join(c if c.isalnum() else "_" for c in str(var.name))
             self.graph.nodes[var] = self.graph.fx.placeholder(f"x_{name}")
@@ -203,6 +216,9 @@ class _Translator:
             if var in self.rounded:
                 self.graph.nodes[var] = self._rounded(var, node)
         result = self.source.func.body.body
+        if logits:
+            while op_name(self.source.values.get(result)) in _SOFTMAX:
+                result = self.source.values[result].args[0]
         self.graph.fx.output(self._result(result))
         for node in reversed(self.graph.fx.nodes):
             if not node.users and node.op not in ("placeholder", "output"):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 import torch
@@ -33,8 +33,15 @@ def from_torch(network: Network, module: nn.Module | Mapping[str, torch.Tensor])
         A weight is missing, unknown, of another shape, or not finite.
     """
     state = module.state_dict() if isinstance(module, nn.Module) else module
+    known = {str(var.name) for var in weight_vars(network.function)}
+    values = {_own_name(name, known): value for name, value in state.items()}
     return replace_weights(
-        network, {name: value.detach().cpu().float().numpy() for name, value in _own(state)}
+        network,
+        {
+            name: value.detach().cpu().float().numpy()
+            for name, value in values.items()
+            if not name.startswith(f"{PRIVATE}.")
+        },
     )
 
 
@@ -66,12 +73,10 @@ def replace_weights(network: Network, values: Mapping[str, Array]) -> Network:
     return Network(network.name, result)
 
 
-def _own(state: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
-    """Return the weights of the network in a state, wrappers' prefixes taken off."""
-    found = []
-    for name, value in state.items():
-        for prefix in _WRAPPERS:
-            name = name.removeprefix(prefix)
-        if not name.startswith(f"{PRIVATE}."):
-            found.append((name, value))
-    return found
+def _own_name(name: str, known: Container[str]) -> str:
+    """Return a name without prefixes of wrappers; a weight's own name may begin with one too."""
+    for prefix in _WRAPPERS:
+        if name in known:
+            break
+        name = name.removeprefix(prefix)
+    return name

@@ -2,7 +2,7 @@
 """The loop: epochs of stochastic gradient descent, a checkpoint after each, the best weights kept.
 
 A training that was interrupted, by Ctrl-C or by a machine that went down, goes on from the last
-epoch that was done and gives what it would have given.
+epoch that was done and gives what it would have given; on a GPU but for the order of its sums.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from torch.nn import functional
 from decnn_tvm.errors import TrainingError
 from decnn_tvm.training.answers import accuracy, distillation_loss, logits
 from decnn_tvm.training.batches import Batches
-from decnn_tvm.training.checkpoint import load_checkpoint, save_checkpoint
+from decnn_tvm.training.checkpoint import Identity, load_checkpoint, save_checkpoint, sketch
 from decnn_tvm.training.observation import device_of
 from decnn_tvm.training.recipe import Recipe
+from decnn_tvm.training.torch_failures import explained
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
@@ -68,6 +69,7 @@ def train(
     teacher: nn.Module | None = None,
     start: str = "",
     mixed_precision: bool | None = None,
+    finish: bool = False,
     progress: ProgressCallback | None = None,
 ) -> tuple[EpochRecord, ...]:
     """Train a module and leave it in eval mode with the weights that the recipe keeps.
@@ -89,36 +91,35 @@ def train(
     mixed_precision : bool, optional
         Compute in 16 bits what can be so computed; by default on a GPU. On a CPU it pays where the
         processor multiplies bfloat16 itself.
+    finish : bool
+        Train no more: take what the checkpoint holds.
     progress : callable, optional
         Told of every step.
 
     Raises
     ------
     TrainingError
-        A loss that is not finite, a checkpoint of another training, or a teacher that is missing.
+        A loss that is not finite, a checkpoint of another training, a teacher that is missing, too
+        little memory on a GPU, or nothing to `finish`.
     """
     if recipe.distillation is not None and teacher is None:
         raise TrainingError("distillation needs a teacher: give the dense network")
     path = Path(folder) / CHECKPOINT
     run = _Run(module, batches, recipe, teacher, mixed_precision, progress)
-    identity = _identity(module, batches, recipe, start)
+    identity = _identity(run, start)
     state = load_checkpoint(path, identity)
     if state is not None:
         run.restore(state)
         logger.info("going on after epoch %d of %d", len(run.history), recipe.epochs)
-    while len(run.history) < recipe.epochs and not run.is_stale():
-        run.epoch()
+    elif finish:
+        raise TrainingError(f"there is no {path}: no epoch was done that could be finished with")
+    while not finish and len(run.history) < recipe.epochs and not run.is_stale():
+        with explained():
+            run.epoch()
         save_checkpoint(path, identity, run.state())
     module.load_state_dict(run.best)
     module.eval()
     return tuple(run.history)
-
-
-def _identity(module: nn.Module, batches: Batches, recipe: Recipe, start: str) -> str:
-    shapes = {name: list(value.shape) for name, value in module.state_dict().items()}
-    settings = {**dataclasses.asdict(recipe), "patience": None}
-    text = json.dumps([shapes, settings, batches.fingerprint(), start], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Run:
@@ -267,9 +268,25 @@ class _Run:
 
 
 def _half_precision(device: torch.device) -> torch.dtype:
-    bfloat = device.type != "cuda" or torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if bfloat else torch.float16
+    # PyTorch also says yes where it emulates bfloat16: NVIDIA's have it from capability 8 on.
+    if device.type == "cuda" and torch.version.hip is None:
+        major, _ = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if major >= 8 else torch.float16
+    return torch.bfloat16
 
 
 def _copied(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def _identity(run: _Run, start: str) -> Identity:
+    states = [run.module.state_dict(), {} if run.teacher is None else run.teacher.state_dict()]
+    shapes = [{name: list(value.shape) for name, value in state.items()} for state in states]
+    graphs = [getattr(module, "code", "") for module in (run.module, run.teacher)]
+    settings = {**dataclasses.asdict(run.recipe), "patience": None}
+    parts = [shapes, graphs, settings, run.batches.fingerprint(), start, str(run.precision)]
+    text = json.dumps(parts, sort_keys=True)
+    return Identity(
+        text=hashlib.sha256(text.encode()).hexdigest(),
+        weights=tuple(number for state in states for number in sketch(state)),
+    )

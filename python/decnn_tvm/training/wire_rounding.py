@@ -58,8 +58,9 @@ class WireRounding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` as the receiver gets it."""
         if self.wire == "float16":
-            sent = x.clamp(-_HALF_MAX, _HALF_MAX)
-            return sent + (sent.half().to(x.dtype) - sent).detach()
+            # In float32 also under autocast: bfloat16 rounds the bound up, and that is infinity.
+            sent = x.float().clamp(-_HALF_MAX, _HALF_MAX)
+            return (sent + (sent.half().float() - sent).detach()).to(x.dtype)
         if self.wire != "int8" or self.observing:
             self._observe(x, whole=True)
             return x
