@@ -5,7 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from decnn_tvm.plan import Host, Movement, Placement, Plan, Replicated, Sharded, Stage, Value
+from decnn_tvm.plan import (
+    Host,
+    Movement,
+    Owned,
+    Placement,
+    Plan,
+    Replicated,
+    Sharded,
+    Stage,
+    Strategy,
+    Value,
+)
 
 HEADER = 64
 """Bytes of a message besides its payload."""
@@ -43,6 +54,43 @@ def exchanging_plan(groups: int, exchanges: int, *, channels: int, pixels: int) 
     return _plan(groups, values, stages, movements, arrived)
 
 
+def pipeline_plan(channels: Sequence[int], *, pixels: int) -> Plan:
+    """Return a pipeline: each stage reads what the one before gives, and the last the first's too.
+
+    `channels` are those of each stage's output; the input has those of the first.
+    """
+    last = len(channels) - 1
+    values = [
+        _value("x", (1, channels[0], pixels), Host()),
+        _value("x0", (1, channels[0], pixels), Owned(0)),
+    ]
+    stages, movements = [], [Movement(source="x", target="x0", kind="input")]
+
+    def move(source: int, target: int) -> str:
+        name = f"a{source}.{target}"
+        values.append(_value(name, (1, channels[source], pixels), Owned(target)))
+        movements.append(Movement(source=f"a{source}", target=name, kind="point_to_point"))
+        return name
+
+    for index, count in enumerate(channels):
+        read = [move(index - 1, index)] if index else ["x0"]
+        if index == last > 1:
+            read.append(move(0, index))
+        values.append(_value(f"a{index}", (1, count, pixels), Owned(index)))
+        stages.append(
+            Stage(
+                function=f"stage{index}",
+                inputs=tuple(read),
+                weights=(),
+                outputs=(f"a{index}",),
+                group=index,
+            )
+        )
+    values.append(_value("y", (1, channels[last], pixels), Host()))
+    movements.append(Movement(source=f"a{last}", target="y", kind="output"))
+    return _plan(len(channels), values, stages, movements, "y", "pipeline")
+
+
 def _value(name: str, shape: tuple[int, ...], placement: Placement) -> Value:
     return Value(name=name, shape=shape, dtype="float32", placement=placement)
 
@@ -53,15 +101,17 @@ def _plan(
     stages: Sequence[Stage],
     movements: Sequence[Movement],
     output: str,
+    strategy: Strategy = "channels",
 ) -> Plan:
     return Plan(
         model="hand",
         groups=groups,
-        decoupled=True,
+        decoupled=strategy == "channels",
         inputs=("x",),
         outputs=(output,),
         values=tuple(values),
         weights=(),
         stages=tuple(stages),
         movements=tuple(movements),
+        strategy=strategy,
     )

@@ -48,8 +48,10 @@ class Script:
     ----------
     sizes : tuple of int
         Bytes of each value on this rank.
+    tensors : tuple of int
+        The value whose tensor each value is: itself, or what its alias was made of.
     uses : tuple of int
-        How often each value is read before it is freed.
+        How often each tensor is read before it is freed, by all of its names; 0 for an alias.
     departures : tuple of tuple of Departure
         For each value.
     readers : tuple of tuple of int
@@ -71,6 +73,7 @@ class Script:
     """
 
     sizes: tuple[int, ...]
+    tensors: tuple[int, ...]
     uses: tuple[int, ...]
     departures: tuple[tuple[Departure, ...], ...]
     readers: tuple[tuple[int, ...], ...]
@@ -154,7 +157,11 @@ def _script(
     groups: Indices,
     count: int,
 ) -> Script:
-    uses = uses_of(plan, moves, stages)
+    aliases = frozenset(move.index for move in moves if _is_alias(plan, move, rank, count))
+    tensors = _tensors(len(plan.values), [m for m in moves if m.index in aliases], index)
+    uses = [0] * len(plan.values)
+    for name, times in uses_of(plan, moves, stages).items():
+        uses[tensors[index[name]]] += times
     departures: list[list[Departure]] = [[] for _ in plan.values]
     for move in moves:
         if move.outgoing or any(t.source == rank for t in move.incoming):
@@ -165,7 +172,8 @@ def _script(
             readers[index[name]].append(number)
     script = Script(
         sizes=tuple(nbytes(value, count) for value in plan.values),
-        uses=tuple(uses.get(value.name, 0) for value in plan.values),
+        tensors=tensors,
+        uses=tuple(uses),
         departures=tuple(map(tuple, departures)),
         readers=tuple(map(tuple, readers)),
         stages=stages,
@@ -174,11 +182,21 @@ def _script(
         outputs=tuple(tuple(index[name] for name in stage.outputs) for stage in plan.stages),
         parts={move.index: len(move.incoming) for move in moves if move.incoming},
         targets={move.index: index[move.target] for move in moves},
-        aliases=frozenset(move.index for move in moves if _is_alias(plan, move, rank, count)),
+        aliases=aliases,
         padding=tuple(index[move.target] for move in padding_moves(plan, moves, groups)),
     )
     _check_complete(plan, script)
     return script
+
+
+def _tensors(count: int, aliases: Sequence[Move], index: Mapping[str, int]) -> Indices:
+    """Return for each of `count` values the one whose tensor it is."""
+    sources = {index[move.target]: index[move.source] for move in aliases}
+    found = list(range(count))
+    for value in sources:
+        while found[value] in sources:
+            found[value] = sources[found[value]]
+    return tuple(found)
 
 
 def _departure(plan: Plan, move: Move, rank: int, count: int) -> Departure:

@@ -138,6 +138,7 @@ class _Simulation:
         self._submit()
         self.events.run()
         devices = [rank for number, rank in self.ranks.items() if number != HOST]
+        assert not any(rank.held for rank in devices), [rank.held for rank in devices]
         return Outcome(
             started=tuple(self.started),
             finished=tuple(self.finished[sample] for sample in range(samples)),
@@ -266,9 +267,10 @@ class _Simulation:
         own.peak = max(own.peak, own.held)
 
     def _release(self, own: _Rank, state: _Sample, value: int) -> None:
-        state.uses[value] -= 1
-        if not state.uses[value]:
-            own.held -= state.script.sizes[value]
+        tensor = state.script.tensors[value]
+        state.uses[tensor] -= 1
+        if not state.uses[tensor]:
+            own.held -= state.script.sizes[tensor]
 
     def _close_if_done(self, own: _Rank, sample: int, state: _Sample) -> None:
         """Forget a sample of which a stage or a movement, one at a time, was the last."""
