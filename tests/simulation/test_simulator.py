@@ -79,6 +79,22 @@ def test_the_coordinators_port_bounds_the_rate(two: Plan) -> None:
     assert outcome.samples_per_second == pytest.approx(link.bytes_per_second / (2 * INPUT))
 
 
+def test_ports_are_busy_with_what_they_send_and_receive(two: Plan) -> None:
+    link = Link(bytes_per_second=1e6, latency_seconds=1e-3)
+    outcome = play(two, (1e-3, 1e-3), link, window=2, samples=7)
+    for port in outcome.ports:
+        assert port.sent_bytes == 7 * (EXCHANGED + OUTPUT)
+        assert port.received_bytes == 7 * (EXCHANGED + INPUT)
+    host = outcome.host_port
+    assert (host.sent_bytes, host.received_bytes) == (7 * 2 * INPUT, 7 * 2 * OUTPUT)
+    for port in (*outcome.ports, host):
+        assert port.sending_seconds == pytest.approx(port.sent_bytes / 1e6)
+        assert port.receiving_seconds == pytest.approx(port.received_bytes / 1e6)
+    assert host.busy_seconds == host.sending_seconds and host.busy_bytes == host.sent_bytes
+    device = outcome.ports[0].of_one(7)
+    assert (device.busy_bytes, device.busy_seconds) == (INPUT + EXCHANGED, device.receiving_seconds)
+
+
 def test_one_sample_at_a_time_hides_nothing(two: Plan) -> None:
     link = Link(bytes_per_second=100 * MBPS, latency_seconds=1e-3)
     alone = play(two, (1e-3, 1e-3), link, samples=8)

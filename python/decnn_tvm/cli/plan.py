@@ -140,5 +140,6 @@ def _entry_json(entry: Ranked, ranking: Ranking) -> dict[str, Any]:
         "samples_per_second": found.samples_per_second,
         "memory_bytes": [memory.total for memory in found.memory],
         "sent_bytes_per_sample": list(found.sent_bytes),
+        "coordinator_sent_bytes_per_sample": found.host_port.sent_bytes,
         "exchanges": found.exchanges,
     }

@@ -12,7 +12,8 @@ from decnn_tvm.planning.alternatives import Alternative
 from decnn_tvm.planning.memory import Memory, memory_of
 from decnn_tvm.planning.speeds import Speeds
 from decnn_tvm.planning.splits import Split, with_wire
-from decnn_tvm.simulation import StageSeconds, simulate
+from decnn_tvm.simulation import PortLoad, StageSeconds, simulate
+from decnn_tvm.transfers import HOST
 
 FULL_SWING = 3
 """Windows of samples that are simulated for a rate."""
@@ -40,12 +41,16 @@ class Estimate:
         With `window` samples under way.
     memory : tuple of Memory
         Of each device, at `window`.
-    sent_bytes : tuple of float
-        What each device sends for a sample.
+    ports : tuple of PortLoad
+        What goes through the port of each device for a sample.
+    host_port : PortLoad
+        The same for the coordinator.
     exchanges : int
         Movements between devices.
     compute_seconds, message_seconds : tuple of float
         What a sample takes of each device.
+    host_message_seconds : float
+        What its messages take of the coordinator.
     split : Split
         The split network.
     """
@@ -58,10 +63,12 @@ class Estimate:
     latency_seconds: float
     samples_per_second: float
     memory: tuple[Memory, ...]
-    sent_bytes: tuple[float, ...]
+    ports: tuple[PortLoad, ...]
+    host_port: PortLoad
     exchanges: int
     compute_seconds: tuple[float, ...]
     message_seconds: tuple[float, ...]
+    host_message_seconds: float
     split: Split
 
     @property
@@ -73,6 +80,17 @@ class Estimate:
     def assignment(self) -> tuple[Indices, ...]:
         """Groups of each device."""
         return assign_groups(self.split.plan, len(self.shares), self.shares)
+
+    @property
+    def sent_bytes(self) -> tuple[float, ...]:
+        """What each device sends for a sample."""
+        return tuple(port.sent_bytes for port in self.ports)
+
+    @property
+    def busiest_port(self) -> tuple[int, PortLoad]:
+        """The device, or `HOST`, whose port is busy longest with a sample, and that port."""
+        ports = [(HOST, self.host_port), *zip(self.ranks, self.ports, strict=True)]
+        return max(ports, key=lambda each: each[1].busy_seconds)
 
 
 def estimate(
@@ -106,10 +124,12 @@ def estimate(
         latency_seconds=alone.latency_seconds,
         samples_per_second=stream.samples_per_second,
         memory=memory_of(split, assignment, own.targets, stream),
-        sent_bytes=tuple(sent / stream.samples for sent in stream.sent_bytes),
+        ports=tuple(port.of_one(stream.samples) for port in stream.ports),
+        host_port=stream.host_port.of_one(stream.samples),
         exchanges=len(exchanges_of(plan)),
         compute_seconds=tuple(s / stream.samples for s in stream.compute_seconds),
         message_seconds=tuple(s / stream.samples for s in stream.message_seconds),
+        host_message_seconds=stream.host_message_seconds / stream.samples,
         split=split,
     )
 

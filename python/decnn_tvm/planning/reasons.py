@@ -69,35 +69,32 @@ def _where_time_goes(found: Estimate, speeds: Speeds) -> str:
     if busy > 0.7:
         return f"the busiest device computes {1e3 * compute:.1f} ms of it"
     return (
-        f"{1 - busy:.0%} of it is moving data: {found.exchanges} exchanges, "
-        f"{max(found.sent_bytes) / MEGA:.2f} MB from a device, links of {_rate(found, speeds)}"
+        f"{1 - busy:.0%} of it is moving data: {found.exchanges} exchanges, and "
+        f"{_busiest_port(found, speeds)}"
     )
 
 
 def _what_bounds(found: Estimate, speeds: Speeds) -> str:
     """Return what keeps its rate down."""
     period = 1 / found.samples_per_second
-    compute, message = max(found.compute_seconds), max(found.message_seconds)
-    if len(found.ranks) == 1:
+    compute = max(found.compute_seconds)
+    message = max(*found.message_seconds, found.host_message_seconds)
+    port = found.busiest_port[1].busy_seconds
+    if len(found.ranks) == 1 and compute >= max(message, port):
         return f"one device computes {1e3 * compute:.1f} ms a sample"
-    port = max(found.sent_bytes) / _link_rate(found, speeds)
-    shares = {"compute": compute, "message": message, "port": port}
-    if max(shares, key=lambda key: shares[key]) == "compute" and compute > 0.5 * period:
+    if compute >= max(message, port, 0.5 * period):
         return f"the busiest device computes {1e3 * compute:.1f} ms of {1e3 * period:.1f}"
     if message > port:
         return f"messages take {1e3 * message:.1f} ms of a processor, of {1e3 * period:.1f}"
-    return (
-        f"a device sends {max(found.sent_bytes) / MEGA:.2f} MB in {found.exchanges} exchanges, "
-        f"{1e3 * port:.1f} ms of {1e3 * period:.1f} on links of {_rate(found, speeds)}"
+    return f"{1e3 * port:.1f} ms of {1e3 * period:.1f} pass while {_busiest_port(found, speeds)}"
+
+
+def _busiest_port(found: Estimate, speeds: Speeds) -> str:
+    """Return what the busiest port, the coordinator's among them, has to do for a sample."""
+    rank, port = found.busiest_port
+    name = "the coordinator" if rank == HOST else speeds.machines.devices[rank].name
+    does = "sends" if port.sending_seconds >= port.receiving_seconds else "takes in"
+    rate = (
+        f" at {format_rate(8 * port.busy_bytes / port.busy_seconds)}" if port.busy_seconds else ""
     )
-
-
-def _link_rate(found: Estimate, speeds: Speeds) -> float:
-    """Return bytes per second of the slowest link that is used."""
-    ranks = (HOST, *found.ranks)
-    links = [speeds.machines.link_of(a, b) for a in ranks for b in found.ranks if a != b]
-    return min(link.bytes_per_second for link in links)
-
-
-def _rate(found: Estimate, speeds: Speeds) -> str:
-    return format_rate(8 * _link_rate(found, speeds))
+    return f"{name} {does} {port.busy_bytes / MEGA:.2f} MB{rate}"

@@ -180,7 +180,8 @@ class Report:
             "More devices",
             "Each alternative on more devices like the fastest one here, against one such device. "
             "A dashed line is a limit that no curve of that alternative can pass: computing alone, "
-            "with messages that take no time, or the busiest link alone.",
+            "with messages that take no time, or the busiest network port alone, which may be the "
+            "coordinator's.",
             draw_curves(self.curves, axis),
         )
 

@@ -41,7 +41,8 @@ def speedup_curves(
     """Return a curve for each alternative, and the limits of the one that wins on most devices.
 
     The compute limit is what it would give if messages took no time: the work of the whole network
-    on one device by that of the busiest of n. The link limit is what the busiest port lets through.
+    on one device by that of the busiest of n. The link limit is what the busiest port lets through,
+    the coordinator's among them.
     """
     points: dict[str, list[tuple[int, float]]] = {}
     estimates: dict[int, dict[str, Estimate]] = {}
@@ -69,7 +70,7 @@ def speedup_curves(
         return [Curve("one device", [(1, 1.0)])]
     winner = max(points, key=lambda name: points[name][-1][1])
     curves = [Curve(name, found) for name, found in points.items()]
-    return curves + _limits(winner, estimates, alone, speeds, single, goal)
+    return curves + _limits(winner, estimates, alone, single, goal)
 
 
 def _family(name: str) -> str:
@@ -81,7 +82,6 @@ def _limits(
     winner: str,
     estimates: dict[int, dict[str, Estimate]],
     alone: Estimate,
-    speeds: Speeds,
     single: float,
     goal: Goal,
 ) -> list[Curve]:
@@ -90,11 +90,14 @@ def _limits(
         if winner not in found:
             continue
         one = found[winner]
-        compute.append((count, max(alone.compute_seconds) / max(one.compute_seconds)))
-        port = max(one.sent_bytes) / speeds.machines.link_of(HOST, 0).bytes_per_second
+        if busiest := max(one.compute_seconds):
+            compute.append((count, max(alone.compute_seconds) / busiest))
+        port = one.busiest_port[1].busy_seconds
         if goal == "throughput" and port:
             link.append((count, 1 / port / single))
-    curves = [Curve(f"compute limit of {winner}", [(1, 1.0), *compute], limit=True)]
-    if link:
-        curves.append(Curve(f"link limit of {winner}", link, limit=True))
-    return curves
+    limits = {"compute": [(1, 1.0), *compute] if compute else [], "link": link}
+    return [
+        Curve(f"{name} limit of {winner}", points, limit=True)
+        for name, points in limits.items()
+        if points
+    ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from decnn_tvm.simulation.machines import Device, Link, Machines
 from decnn_tvm.simulation.outcome import Outcome
+from decnn_tvm.simulation.port_load import PortLoad
 from decnn_tvm.simulation.simulator import StageSeconds, simulate
 
-__all__ = ["Device", "Link", "Machines", "Outcome", "StageSeconds", "simulate"]
+__all__ = ["Device", "Link", "Machines", "Outcome", "PortLoad", "StageSeconds", "simulate"]

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from decnn_tvm.runtime.statistics import EventKind
 from decnn_tvm.simulation.events import Events
 from decnn_tvm.simulation.machines import Device, Machines
+from decnn_tvm.simulation.port_load import PortLoad
 from decnn_tvm.simulation.ports import Message, OutPort
 
 Note: TypeAlias = Callable[[int, EventKind, int, int, float, float], None]
@@ -27,17 +28,30 @@ class Node:
         When the stage under way ends; None where none is.
     message_seconds : float
         Processor time that messages took.
-    sent_bytes : int
+    sent_bytes, received_bytes : int
         Headers included.
+    sending_seconds, receiving_seconds : float
+        How long its port was busy with them.
     """
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.stage_end: float | None = None
-        self.message_seconds, self.sent_bytes = 0.0, 0
+        self.message_seconds = self.sending_seconds = self.receiving_seconds = 0.0
+        self.sent_bytes = self.received_bytes = 0
         self.out, self.out_free, self.in_free = OutPort(), 0.0, 0.0
         self.waking = False
         self._processor_free = 0.0
+
+    @property
+    def port_load(self) -> PortLoad:
+        """What went through its port."""
+        return PortLoad(
+            sent_bytes=self.sent_bytes,
+            received_bytes=self.received_bytes,
+            sending_seconds=self.sending_seconds,
+            receiving_seconds=self.receiving_seconds,
+        )
 
     def backlog(self, now: float) -> float:
         """Return the processor time of messages that is still to be spent."""
@@ -114,15 +128,19 @@ class Network:
 
     def _put_on_wire(self, node: Node, message: Message) -> None:
         seconds_per_byte, latency = self._link(message)
-        now = self._events.now
-        node.out_free = now + message.size * seconds_per_byte
+        now, seconds = self._events.now, message.size * seconds_per_byte
+        node.sending_seconds += seconds
+        node.out_free = now + seconds
         self._note(message.source, "send", message.sample, message.movement, now, node.out_free)
         self._events.at(now + latency, self._begin_to_arrive, message)
 
     def _begin_to_arrive(self, message: Message) -> None:
         node = self._nodes[message.target]
         start = max(self._events.now, node.in_free)
-        node.in_free = start + message.size * self._link(message)[0]
+        seconds = message.size * self._link(message)[0]
+        node.received_bytes += message.size
+        node.receiving_seconds += seconds
+        node.in_free = start + seconds
         self._note(message.target, "receive", message.sample, message.movement, start, node.in_free)
         self._events.at(node.in_free, self._take_in, message)
 

@@ -7,6 +7,7 @@ import statistics
 from dataclasses import dataclass
 
 from decnn_tvm.runtime.statistics import TimelineEvent
+from decnn_tvm.simulation.port_load import PortLoad
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +24,12 @@ class Outcome:
         By rank: in stages, over all samples.
     message_seconds : tuple of float
         By rank: processor time for messages, over all samples.
-    sent_bytes : tuple of int
-        By rank: bytes sent, headers included, over all samples.
-    host_sent_bytes : int
-        The same for the coordinator.
+    ports : tuple of PortLoad
+        By rank: what went through the device's port, over all samples.
+    host_message_seconds : float
+        Processor time that messages took of the coordinator.
+    host_port : PortLoad
+        What went through the coordinator's port.
     buffer_bytes : tuple of int
         By rank: the most that tensors between stages took at once.
     timeline : tuple of TimelineEvent
@@ -41,11 +44,22 @@ class Outcome:
     window: int
     compute_seconds: tuple[float, ...]
     message_seconds: tuple[float, ...]
-    sent_bytes: tuple[int, ...]
-    host_sent_bytes: int
+    ports: tuple[PortLoad, ...]
+    host_message_seconds: float
+    host_port: PortLoad
     buffer_bytes: tuple[int, ...]
     timeline: tuple[TimelineEvent, ...]
     events: int
+
+    @property
+    def sent_bytes(self) -> tuple[float, ...]:
+        """Bytes that each device sent, headers included, over all samples."""
+        return tuple(port.sent_bytes for port in self.ports)
+
+    @property
+    def host_sent_bytes(self) -> float:
+        """The same for the coordinator."""
+        return self.host_port.sent_bytes
 
     @property
     def samples(self) -> int:
