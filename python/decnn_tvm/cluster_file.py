@@ -226,7 +226,7 @@ def _text(path: Path) -> str:
 def _parsed(path: Path, text: str) -> ClusterFile:
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(
             f"cluster {path}: no TOML ({error}). `decnn cluster init` writes an example."
         ) from error

@@ -89,7 +89,7 @@ class Table:
         """Take ``host:port``."""
         value = self.text(key, default)
         host, _, port = str(value).rpartition(":")
-        known = host and port.isdecimal() and 0 < int(port) < 1 << 16
+        known = host and port.isdecimal() and len(port) < 6 and 0 < int(port) < 1 << 16
         if value is not default and not known:
             raise self.wrong(f"{key} = {value!r}", "expected host:port, such as 192.168.1.11:9100")
         return value

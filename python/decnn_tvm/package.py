@@ -164,7 +164,7 @@ class Package:
             )
         try:
             data = json.loads(manifest.read_text())
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise PackageError(
                 f"{manifest}: unreadable ({error}). Compile the package again."
             ) from error

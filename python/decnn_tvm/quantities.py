@@ -7,7 +7,9 @@ powers of 1000, as networks are. A ``b`` is a bit and a ``B`` is a byte.
 
 from __future__ import annotations
 
+import math
 import re
+import reprlib
 
 _NUMBER = r"(\d+(?:\.\d+)?)\s*"
 _SIZE = re.compile(_NUMBER + r"([KMGT]?)(?:i?B)?")
@@ -22,13 +24,13 @@ def parse_size(text: str) -> int:
     Raises
     ------
     ValueError
-        It has another form, or is 0.
+        It has another form, is 0, or too large for a number.
     """
     found = _SIZE.fullmatch(text.strip())
-    size = int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) if found else 0
-    if not size:
-        raise ValueError(f"{text!r}: expected a size such as 64M or 1.5 GiB")
-    return size
+    size = float(found[1]) * 1024 ** " KMGT".index(found[2] or " ") if found else 0.0
+    if not 1 <= size < math.inf:
+        raise ValueError(f"{reprlib.repr(text)}: expected a size such as 64M or 1.5 GiB")
+    return int(size)
 
 
 def parse_rate(text: str) -> float:
@@ -37,12 +39,14 @@ def parse_rate(text: str) -> float:
     Raises
     ------
     ValueError
-        It has another form, or is 0.
+        It has another form, is 0, or too large for a number.
     """
     found = _RATE.fullmatch(text.strip())
     rate = float(found[1]) * 1000.0 ** " KMG".index(found[2].upper() or " ") if found else 0.0
-    if not rate:
-        raise ValueError(f"{text!r}: expected bits per second such as 940 Mb/s or 1 Gb/s")
+    if not 0 < rate < math.inf:
+        raise ValueError(
+            f"{reprlib.repr(text)}: expected bits per second such as 940 Mb/s or 1 Gb/s"
+        )
     return rate
 
 
@@ -52,12 +56,13 @@ def parse_time(text: str) -> float:
     Raises
     ------
     ValueError
-        It has another form.
+        It has another form, or is too large for a number.
     """
     found = _TIME.fullmatch(text.strip())
-    if not found:
-        raise ValueError(f"{text!r}: expected a time such as 0.2 ms or 150 us")
-    return float(found[1]) / _PER_SECOND[found[2]]
+    seconds = float(found[1]) / _PER_SECOND[found[2]] if found else math.inf
+    if not seconds < math.inf:
+        raise ValueError(f"{reprlib.repr(text)}: expected a time such as 0.2 ms or 150 us")
+    return seconds
 
 
 def format_size(size: int) -> str:

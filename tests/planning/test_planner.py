@@ -146,3 +146,13 @@ def test_narrower_wires_win_on_slow_links() -> None:
     ranking = rank(small_resnet(), cluster([CLOCK] * 2, slow), goal="latency", exact=True)
     rows = next(entry for entry in ranking.entries if entry.name == "row strips")
     assert rows.estimate is not None and rows.estimate.wire == "int8"
+
+
+def test_one_device_is_tried_whatever_counts_are() -> None:
+    speeds = cluster([CLOCK] * 4)
+    ranking = rank(
+        small_resnet(), speeds, exact=True, wires=("float32",), counts=(4, 2), goal="throughput"
+    )
+    assert ranking.single.ranks == (0,)
+    assert {len(entry.estimate.ranks) for entry in ranking.entries if entry.estimate} <= {1, 2, 4}
+    assert len(estimate_of(ranking, "replicas").ranks) == 4

@@ -56,6 +56,11 @@ def test_a_profile_predicts(profile: Profile, hand_net) -> None:
     assert slowest < outcome.latency_seconds < 1
     machines = profiled_machines(profile)
     assert machines.link_of(HOST, 1) == machines.links[HOST, 1]
+    first, second = profile.workers
+    halved = dataclasses.replace(second, stages=second.stages[:1])
+    lacking = dataclasses.replace(profile, workers=(first, halved))
+    with pytest.raises(InputError, match="how long 'stage1' takes on worker-1"):
+        predict(lacking, hand_net.package.plan, window=1, samples=1)
     other = dataclasses.replace(hand_net.package.plan, model="another")
     with pytest.raises(InputError, match="another package"):
         predict(profile, other, window=1, samples=1)

@@ -134,11 +134,12 @@ def rank(
     winograd : bool, optional
         As for `decnn_tvm.compile`.
     counts : sequence of int, optional
-        Numbers of devices that are tried, always the fastest; 1, 2, 4, ... and all by default.
+        Numbers of devices that are tried, always the fastest and one alone too; 1, 2, 4, ... and
+        all by default.
     progress : callable, optional
         Told of every alternative.
     """
-    tried = _powers_of_two(len(speeds.clocks)) if counts is None else counts
+    tried = _powers_of_two(len(speeds.clocks)) if counts is None else sorted({1, *counts})
     uneven = max(speeds.clocks) > UNEVEN * min(speeds.clocks)
     ways = alternatives(network, len(speeds.clocks), exact=exact, uneven=uneven)
     splitter = Splitter(speeds.targets, winograd)

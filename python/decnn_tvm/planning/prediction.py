@@ -30,7 +30,7 @@ def predict(profile: Profile, plan: Plan, *, window: int, samples: int) -> Outco
     Raises
     ------
     InputError
-        The profile is of another package.
+        The profile is of another package, or lacks a stage of it.
     """
     if profile.plan_sha256 != plan_sha256(plan):
         raise InputError(
@@ -38,10 +38,18 @@ def predict(profile: Profile, plan: Plan, *, window: int, samples: int) -> Outco
             "`decnn profile`."
         )
     shares = [worker.groups for worker in profile.workers]
+    assignment = assign_groups(plan, len(shares), shares)
     seconds = [{s.function: s.seconds for s in worker.stages} for worker in profile.workers]
+    for worker, groups, known in zip(profile.workers, assignment, seconds, strict=True):
+        for stage in plan.stages:
+            if stage.runs_on(groups) and stage.function not in known:
+                raise InputError(
+                    f"the profile does not say how long {stage.function!r} takes on {worker.name}. "
+                    "Measure the package again with `decnn profile`."
+                )
     return simulate(
         plan,
-        assign_groups(plan, len(shares), shares),
+        assignment,
         profiled_machines(profile),
         lambda rank, function: seconds[rank][function],
         window=window,

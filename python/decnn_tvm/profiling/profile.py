@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from decnn_tvm.plan import Plan
 from decnn_tvm.runtime.credentials import COORDINATOR
 
 SCHEMA = 1
+LARGEST = 1e18
+"""Numbers in a file beyond this are damage: no rate, clock, size or time is as large."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +148,7 @@ class Profile:
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or "it is no JSON"
             raise InputError(
                 f"profile {path}: can't be read ({reason}). `decnn profile` writes one."
@@ -169,32 +172,74 @@ def plan_sha256(plan: Plan) -> str:
 
 
 def _from_json(data: dict[str, Any]) -> Profile:
-    return Profile(
+    profile = Profile(
         **{
             **data,
-            "workers": tuple(_worker(entry) for entry in data["workers"]),
+            "model": _entry(data, "model", str),
+            "plan_sha256": _entry(data, "plan_sha256", str),
+            "workers": tuple(_worker(entry) for entry in _entry(data, "workers", list)),
             "coordinator": _worker(data["coordinator"]),
-            "links": tuple(_link(entry) for entry in data["links"]),
+            "links": tuple(_link(entry) for entry in _entry(data, "links", list)),
         }
     )
+    _check_names(profile)
+    return profile
+
+
+def _check_names(profile: Profile) -> None:
+    """Raise ValueError where machines are not told apart, or links are not between them."""
+    workers = [worker.name for worker in profile.workers]
+    if not workers or not profile.links:
+        raise ValueError("expected a worker and a link at least")
+    if profile.coordinator.name != COORDINATOR or len({COORDINATOR, *workers}) <= len(workers):
+        raise ValueError(
+            f"machines {[profile.coordinator.name, *workers]}: expected {COORDINATOR!r} first, and "
+            "each once"
+        )
+    for link in profile.links:
+        if len({*link.between}) < 2 or not {*link.between} <= {COORDINATOR, *workers}:
+            raise ValueError(f"a link between {link.between}: expected two of the machines")
 
 
 def _worker(entry: dict[str, Any]) -> WorkerProfile:
-    stages = tuple(
-        StageProfile(**{**stage, "kernels": dict(stage["kernels"])}) for stage in entry["stages"]
-    )
-    for stage in stages:
-        if not stage.seconds > 0:
-            raise ValueError(f"{stage.function} took {stage.seconds} s")
+    stages = tuple(_stage(each) for each in _entry(entry, "stages", list))
+    for key in ("name", "target"):
+        _entry(entry, key, str)
+    for key in ("groups", "weight_bytes"):
+        _entry(entry, key, int)
+    for key in ("seconds_per_message", "seconds_per_byte"):
+        _entry(entry, key, int, float)
+    _entry(entry, "memory_bytes", int, type(None))
     return WorkerProfile(**{**entry, "stages": stages})
 
 
+def _stage(entry: dict[str, Any]) -> StageProfile:
+    kernels = _entry(entry, "kernels", dict)
+    for key in kernels:
+        _entry(kernels, key, int, float)
+    _entry(entry, "estimated_cycles", int, float)
+    if not _entry(entry, "seconds", int, float):
+        raise ValueError(f"{entry['function']!r} took no time")
+    return StageProfile(**{**entry, "function": _entry(entry, "function", str)})
+
+
 def _link(entry: dict[str, Any]) -> LinkProfile:
-    one, other = entry["between"]
-    link = LinkProfile(**{**entry, "between": (str(one), str(other))})
-    if not (link.bytes_per_second > 0 and link.latency_seconds >= 0):
-        raise ValueError(f"link {link}")
-    return link
+    one, other = (str(name) for name in _entry(entry, "between", list))
+    _entry(entry, "latency_seconds", int, float)
+    if not _entry(entry, "bytes_per_second", int, float):
+        raise ValueError(f"nothing passes between {one!r} and {other!r}")
+    return LinkProfile(**{**entry, "between": (one, other)})
+
+
+def _entry(data: dict[str, Any], key: str, *kinds: type) -> Any:
+    """Return what a key stands for; raise ValueError where it is of no such kind or range."""
+    value = data[key]
+    numeric = type(value) in (int, float)
+    if type(value) not in kinds or (numeric and not 0 <= value <= LARGEST):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        limits = f" from 0 to {LARGEST:g}" if numeric else ""
+        raise ValueError(f"{key} is {reprlib.repr(value)}; expected {names}{limits}")
+    return value
 
 
 __all__ = ["COORDINATOR", "LinkProfile", "Profile", "StageProfile", "WorkerProfile", "plan_sha256"]

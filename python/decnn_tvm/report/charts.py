@@ -83,7 +83,9 @@ class Bar:
 
 
 def draw_bars(bars: Sequence[Bar], unit: str, axis: str) -> str:
-    """Return horizontal stacked bars over an axis."""
+    """Return horizontal stacked bars over an axis; a sentence where there is nothing to show."""
+    if not any(value for bar in bars for _, _, value in bar.parts):
+        return "<p>There is nothing to show.</p>"
     longest = max(sum(value for _, _, value in bar.parts) for bar in bars)
     limits = [bar.limit for bar in bars if bar.limit is not None and bar.limit < 4 * longest]
     top = 1.05 * max([longest, *limits])

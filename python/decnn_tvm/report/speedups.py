@@ -52,7 +52,7 @@ def speedup_curves(
         if progress is not None:
             progress(f"{count} devices", step, len(counts))
         cluster = like_the_fastest(speeds, count)
-        ranking = rank(network, cluster, goal=goal, exact=exact, counts=sorted({1, count}))
+        ranking = rank(network, cluster, goal=goal, exact=exact, counts=(count,))
         alone = alone or ranking.single
         single = single or score(ranking.single, goal)
         for entry in ranking.entries:

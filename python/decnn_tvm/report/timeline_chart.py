@@ -12,6 +12,8 @@ WIDTH, ROW, LEFT = 960.0, 38.0, 110.0
 SAMPLES = 6
 """Samples in the middle of the stream that are shown."""
 MAX_ROWS = 12
+SHORTEST = 1e-9
+"""Seconds that a picture shows at least."""
 
 
 def draw_timeline(events: Sequence[TimelineEvent], names: Sequence[str]) -> str:
@@ -19,11 +21,13 @@ def draw_timeline(events: Sequence[TimelineEvent], names: Sequence[str]) -> str:
     numbers = sorted({event.sample for event in events})
     first = max(0, (len(numbers) - SAMPLES) // 2)
     chosen = numbers[first : first + SAMPLES]
-    devices = sorted({event.rank for event in events if event.rank >= 0})[:MAX_ROWS]
+    ranks = sorted({event.rank for event in events if event.rank >= 0})
+    devices = ranks[:MAX_ROWS]
     stages = [event for event in events if event.sample in chosen and event.kind == "compute"]
-    if not stages:
-        return "<p>No stages in this trace.</p>"
-    start, end = min(e.start for e in stages), max(e.end for e in stages)
+    start = min((event.start for event in stages), default=0.0)
+    end = max((event.end for event in stages), default=0.0)
+    if end - start < SHORTEST:
+        return "<p>No stage takes time here.</p>"
     scale = (WIDTH - LEFT - 10) / (end - start)
     drawing = Drawing(WIDTH, ROW * len(devices) + 48, "Timeline of the devices")
     for row, rank in enumerate(devices):
@@ -38,6 +42,8 @@ def draw_timeline(events: Sequence[TimelineEvent], names: Sequence[str]) -> str:
         if event.rank in devices and event.end > start and event.start < end:
             _event(drawing, event, devices.index(event.rank), start, end, scale)
     drawing.text((LEFT + WIDTH) / 2, bottom + 32, "time, milliseconds", "axis", "middle")
+    if len(ranks) > MAX_ROWS:
+        drawing.text(0, bottom + 32, f"and {len(ranks) - MAX_ROWS} more devices", "small")
     keys = [(f"f{n % COLOURS}", f"sample {n}") for n in chosen]
     return drawing.svg() + legend(
         [*keys, ("idle", "waits"), ("sends", "sends"), ("receives", "receives")]

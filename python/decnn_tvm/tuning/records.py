@@ -222,7 +222,7 @@ def _check_lines(path: Path) -> None:
     for number, line in enumerate(lines, 1):
         try:
             entry: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecordsError(
                 f"{path}: line {number} is damaged. Delete that line, or use another folder."
             ) from error
