@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from decnn_tvm.package import Package
+from tests.profiles import made_up_profile
 
 Command = Callable[..., Any]
 
@@ -135,6 +136,39 @@ def test_a_report_is_one_page(
     assert "every device holds the whole network" in text and "the sample goes to the" in text
     assert re.search(r"limit of [a-z ]+ \(dashed\): [\d.e+]+ times on 2", text)
     assert ("A run, measured" in text) == traced
+
+
+def test_a_report_of_what_was_measured(
+    command: Command, folder: Path, fast: Path, tmp_path: Path
+) -> None:
+    out, measured = tmp_path / "report.html", tmp_path / "profile.json"
+    made_up_profile(["board-0", "board-1"]).write(measured)
+    wanted = ("--cluster", fast, "--profile", measured, "--exact", "--counts", "1,2")
+    done = command("report", folder / "dense.onnx", *wanted, "-o", out)
+    assert done.status == 0, done.err
+    text, page = out.read_text(), Page()
+    page.feed(text)
+    # The package that was profiled is another one, so what is shown is estimated besides.
+    assert page.open == [] and page.references == [] and page.figures == 6
+    assert "Devices and links were measured." in text
+    assert "Share of the time of board-1, the busiest device, in the package of made-up" in text
+    assert ">stage0: fused_conv2d_relu</text>" in text and ">56.2 %</text>" in text
+
+
+def test_a_report_of_a_refused_plan(
+    command: Command, folder: Path, slow: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "report.html"
+    wanted = ("--cluster", slow, "--exact", "--for", "latency", "--counts", "1,2")
+    done = command("report", folder / "dense.onnx", *wanted, "-o", out)
+    assert done.status == 0, done.err
+    text, page = out.read_text(), Page()
+    page.feed(text)
+    assert page.open == [] and page.figures == 5
+    assert "Several devices are not worth it." in text and "one device is as fast" in text
+    # What is shown is the one device, with all layers in a box.
+    assert "stage0 on board-0" in text and "stage0 on board-1" not in text
+    assert "layers: conv1, layer1.0.conv1," in text and ">0: conv1 … fc</text>" in text
 
 
 def test_bad_input(command: Command, folder: Path, fast: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from decnn_tvm.network import Network
     from decnn_tvm.planning.planner import Ranking
     from decnn_tvm.planning.speeds import Speeds
+    from decnn_tvm.profiling.profile import Profile
 
 
 def add_planning(parser: Any) -> None:
@@ -51,15 +52,22 @@ def speeds_of(options: argparse.Namespace) -> Speeds:
     """
     from decnn_tvm.errors import InputError
     from decnn_tvm.planning.speeds import cluster_speeds
-    from decnn_tvm.profiling.profile import Profile
 
     cluster = cluster_of(options)
     if cluster is None:
         raise InputError(
             "which cluster? Pass --cluster cluster.toml; `decnn cluster init` writes one."
         )
-    profile = Profile.read(options.profile) if options.profile else None
-    return cluster_speeds(cluster, profile, options.memory)
+    return cluster_speeds(cluster, profile_of(options), options.memory)
+
+
+def profile_of(options: argparse.Namespace) -> Profile | None:
+    """Read the profile, if one was given."""
+    if not options.profile:
+        return None
+    from decnn_tvm.profiling.profile import Profile
+
+    return Profile.read(options.profile)
 
 
 def ranking_of(options: argparse.Namespace, network: Network, **wanted: Any) -> Ranking:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from decnn_tvm.cli.compile import progress_bar
 from decnn_tvm.cli.options import Commands, add_command, add_model, load_model, positives
-from decnn_tvm.cli.planning_options import add_planning, ranking_of
+from decnn_tvm.cli.planning_options import add_planning, profile_of, ranking_of
 
 EXAMPLE = """\
   decnn report resnet50.onnx --cluster cluster.toml -o report.html
@@ -24,7 +24,8 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "draw a model on a cluster as one HTML page",
         "Plan as `decnn plan` does, and write one page of HTML without anything from outside: the\n"
         "network with its placement and exchanges, the timeline (simulated, or of a real run),\n"
-        "speed-up curves with their limits, memory of each device, and where computing goes.",
+        "speed-up curves with their limits, memory of each device, and where computing goes\n"
+        "(measured, where there is a profile).",
         EXAMPLE,
     )
     add_model(parser)
@@ -66,5 +67,12 @@ def execute(options: argparse.Namespace) -> None:
             exact=options.exact,
             progress=progress,
         )
-    Report(ranking=ranking, curves=curves, trace=trace, trace_names=names).write(options.output)
+    page = Report(
+        ranking=ranking,
+        curves=curves,
+        profile=profile_of(options),
+        trace=trace,
+        trace_names=names,
+    )
+    page.write(options.output)
     print(f"{options.output}: written")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from decnn_tvm.plan import Indices, Movement, Plan
 from decnn_tvm.report.drawing import Drawing, shortened
+from decnn_tvm.report.stage_words import details, heading
 from decnn_tvm.transfers import payload_bytes, transfers
 
 WIDTH, LANE, LEFT, TOP = 960.0, 34.0, 110.0, 34.0
@@ -17,6 +18,8 @@ MANY = 14
 """More stages than these are drawn thin, without texts."""
 GAP = 0.5
 """Width of an exchange in those of a stage."""
+LETTER = 5.6
+"""Width of a letter of a small text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,15 @@ def draw_network(
                 continue
             took = 1e3 * seconds[rank].get(stage.function, 0.0)
             y = TOP + LANE * place + 5
-            title = f"{stage.function} on {names[rank]}: {took:.2f} ms"
+            title = f"{stage.function} on {names[rank]}: {took:.2f} ms\n"
+            title += details(plan, stage, assignment[rank])
             drawing.rect(x, y, unit, LANE - 10, "stage", title, radius=3)
             if len(plan.stages) <= MANY:
                 drawing.text(x + unit / 2, y + 16, f"{took:.1f} ms", "inside", "middle")
         if len(plan.stages) <= MANY:
-            drawing.text(x + unit / 2, TOP - 8, stage.function, "small", "middle")
+            room = max(4, int(unit * (1 + 0.5 * GAP) / LETTER))
+            text = shortened(heading(plan, stage), room)
+            drawing.text(x + unit / 2, TOP - 8, text, "small", "middle")
     x = WIDTH - 10 - unit * GAP
     _exchange(drawing, exchange_before(plan, assignment, None), x, unit, bottom)
     if len(names) > MAX_LANES:

@@ -7,7 +7,6 @@ the reader's choice of light or dark.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,8 +17,10 @@ from decnn_tvm.errors import InputError
 from decnn_tvm.planning.estimates import Estimate, stage_seconds
 from decnn_tvm.planning.memory import IDLE_BYTES, Memory
 from decnn_tvm.planning.planner import Ranked, Ranking
+from decnn_tvm.profiling.profile import Profile, plan_sha256
 from decnn_tvm.report.charts import Bar, Curve, draw_bars, draw_curves
-from decnn_tvm.report.drawing import COLOURS, legend
+from decnn_tvm.report.drawing import legend
+from decnn_tvm.report.kernel_shares import busiest_worker, estimated_bars, measured_bars
 from decnn_tvm.report.network_picture import draw_network
 from decnn_tvm.report.timeline_chart import draw_timeline
 from decnn_tvm.report.words import explain_moves, explain_ways
@@ -28,8 +29,8 @@ from decnn_tvm.simulation import simulate
 
 STREAM = 24
 """Samples that are simulated for the timeline."""
-LAYERS = 12
-"""Layers whose share of the time is shown one by one."""
+DEVICES = 16
+"""Devices whose memory is shown, those that need the most."""
 MEGA = 1e6
 
 
@@ -43,6 +44,8 @@ class Report:
         The alternatives; the page is about the best that fits, or one device where none is better.
     curves : sequence of Curve
         Speed-ups.
+    profile : Profile, optional
+        What was measured, if anything: the page then shows its kernels.
     trace : sequence of TimelineEvent, optional
         A real run; by default the timeline is simulated.
     trace_names : sequence of str
@@ -51,6 +54,7 @@ class Report:
 
     ranking: Ranking
     curves: Sequence[Curve]
+    profile: Profile | None = None
     trace: Sequence[TimelineEvent] | None = None
     trace_names: Sequence[str] = ()
 
@@ -144,7 +148,8 @@ class Report:
             "The network and who computes it",
             "Time goes from left to right. A box is a part of the network that a device computes "
             "without asking others; a bar between boxes is where data moves between devices (how "
-            "much, summed over all of them). Point at a box or a bar for details.",
+            "much, summed over all of them). Point at a box for its layers and where its tensors "
+            "are, at a bar for what moves.",
             picture + explain_moves({movement.kind for movement in found.plan.movements}),
         )
 
@@ -186,44 +191,52 @@ class Report:
         )
 
     def _memory(self, found: Estimate) -> str:
+        most = sorted(range(len(found.ranks)), key=lambda place: -found.memory[place].total)
         bars = []
-        for rank, memory, name in zip(
-            found.ranks, found.memory, _names(found, self.ranking), strict=True
-        ):
-            limit = self.ranking.speeds.machines.devices[rank].memory_bytes
+        for place in sorted(most[:DEVICES]):
+            device = self.ranking.speeds.machines.devices[found.ranks[place]]
+            limit = device.memory_bytes
             room = None if limit is None else (limit - IDLE_BYTES) / MEGA
-            bars.append(Bar(name, _memory_parts(memory), room))
+            bars.append(Bar(device.name, _memory_parts(found.memory[place]), room))
         bars.append(Bar("one device alone", _memory_parts(self.ranking.single.memory[0])))
         keys = legend([(style, name) for style, name, _ in _memory_parts(found.memory[0])])
         return _section(
             "Memory of each device",
-            "Above what an idle worker takes. A vertical line is what the device may give.",
-            draw_bars(bars[-17:], "MB", "memory, MB") + keys,
+            "Above what an idle worker takes. A vertical line is what the device may give."
+            + (
+                f" Of {len(most)} devices the {DEVICES} that need the most."
+                if most[DEVICES:]
+                else ""
+            ),
+            draw_bars(bars, "MB", "memory, MB") + keys,
         )
 
     def _kernels(self, found: Estimate) -> str:
-        speeds = self.ranking.speeds.chosen(found.ranks)
-        kernels = found.split.kernels(speeds.targets[0], found.assignment[0])
-        costs = [cost for stage in kernels.values() for cost in stage]
-        total = sum(cost.cycles for cost in costs) or 1.0
-        kinds: Counter[str] = Counter()
-        layers: Counter[tuple[str, str]] = Counter()
-        for cost in costs:
-            kinds[cost.kind] += cost.cycles  # type: ignore[assignment]
-            layers[cost.name, cost.kind] += cost.cycles  # type: ignore[assignment]
-        colours = {kind: f"f{i % COLOURS}" for i, (kind, _) in enumerate(kinds.most_common())}
-        bars = [
-            Bar(f"all {kind}", ((colours[kind], kind, 100 * cycles / total),))
-            for kind, cycles in kinds.most_common()
-        ]
-        bars += [
-            Bar(name, ((colours[kind], kind, 100 * cycles / total),))
-            for (name, kind), cycles in layers.most_common(LAYERS)
-        ]
+        profile = self.profile
+        if profile is None:
+            return self._estimated_kernels(found)
+        worker = busiest_worker(profile.workers)
+        measured = _section(
+            "Where the computing goes, measured",
+            f"Share of the time of {escape(worker.name)}, the busiest device, in the package of "
+            f"{escape(profile.model)} that was profiled: first the longest stages, then the "
+            "longest kernels by the compiler's names.",
+            draw_bars(measured_bars(worker), "%", "share of the computing time, %"),
+        )
+        if profile.plan_sha256 == plan_sha256(found.plan):
+            return measured
+        return measured + self._estimated_kernels(found)
+
+    def _estimated_kernels(self, found: Estimate) -> str:
+        busiest = max(range(len(found.ranks)), key=lambda rank: found.compute_seconds[rank])
+        target = self.ranking.speeds.targets[found.ranks[busiest]]
+        kernels = found.split.kernels(target, found.assignment[busiest])
+        bars = estimated_bars(cost for stage in kernels.values() for cost in stage)
         return _section(
-            "Where the computing goes",
-            f"Share of the time of {escape(_names(found, self.ranking)[0])}: first by kind of "
-            "kernel, then the longest layers, as the compiler's cost model sees them.",
+            "Where the computing goes, estimated",
+            f"Share of the time of {escape(_names(found, self.ranking)[busiest])}, the busiest "
+            "device in what is shown above: first by kind of kernel, then the longest layers, as "
+            "the compiler's cost model sees them.",
             draw_bars(bars, "%", "share of the computing time, %"),
         )
 
