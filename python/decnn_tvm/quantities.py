@@ -39,11 +39,11 @@ def parse_rate(text: str) -> float:
     Raises
     ------
     ValueError
-        It has another form, is 0, or too large for a number.
+        It has another form, is below 1, or too large for a number.
     """
     found = _RATE.fullmatch(text.strip())
     rate = float(found[1]) * 1000.0 ** " KMG".index(found[2].upper() or " ") if found else 0.0
-    if not 0 < rate < math.inf:
+    if not 1 <= rate < math.inf:
         raise ValueError(
             f"{reprlib.repr(text)}: expected bits per second such as 940 Mb/s or 1 Gb/s"
         )

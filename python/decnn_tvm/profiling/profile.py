@@ -226,8 +226,8 @@ def _stage(entry: dict[str, Any]) -> StageProfile:
 def _link(entry: dict[str, Any]) -> LinkProfile:
     one, other = (str(name) for name in _entry(entry, "between", list))
     _entry(entry, "latency_seconds", int, float)
-    if not _entry(entry, "bytes_per_second", int, float):
-        raise ValueError(f"nothing passes between {one!r} and {other!r}")
+    if _entry(entry, "bytes_per_second", int, float) < 1:
+        raise ValueError(f"next to nothing passes between {one!r} and {other!r}")
     return LinkProfile(**{**entry, "between": (one, other)})
 
 
