@@ -10,7 +10,7 @@ from decnn_tvm.report.drawing import COLOURS, Drawing, legend, shortened, ticks
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 960.0, 380.0, 60.0, 50.0
 BAR = 26.0
-NAMES = 220.0
+NAMES = 250.0
 
 
 @dataclass(frozen=True, slots=True)
