@@ -100,12 +100,11 @@ def _data(ends: contextlib.ExitStack, encrypt: bool) -> Calls:
 def _control(ends: contextlib.ExitStack, keys: Path | None) -> Calls:
     cluster = ends.enter_context(LocalCluster(1, keys=keys))
     worker: RemoteWorker = cluster.workers[0]
-    folder = Path(ends.enter_context(tempfile.TemporaryDirectory()))
-    (folder / "file").write_bytes(os.urandom(8 * CHUNK))
+    pieces = [os.urandom(CHUNK) for _ in range(8)]
     worker.call("open")
 
     def upload() -> None:
-        worker.upload(folder, "file", threading.Event())
+        worker.upload("file", pieces, threading.Event())
 
     return lambda: worker.call("observe"), upload, 8 * CHUNK
 

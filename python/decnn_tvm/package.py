@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -143,10 +143,17 @@ def sha256(path: Path) -> str:
 class Package:
     """A package on disk.
 
+    Its manifest is read once: files that are written there later are not of this package any more.
+
     Parameters
     ----------
     path : Path
         The folder.
+
+    Attributes
+    ----------
+    digest : str
+        SHA-256 of the manifest, in hexadecimal: which package this is.
 
     Raises
     ------
@@ -163,12 +170,14 @@ class Package:
                 "Pass a folder that `decnn compile` wrote."
             )
         try:
-            data = json.loads(manifest.read_text())
+            self._manifest = manifest.read_bytes()
+            data = json.loads(self._manifest)
         except (ValueError, OSError, RecursionError) as error:
             raise PackageError(
                 f"{manifest}: unreadable ({error}). Compile the package again."
             ) from error
         self.manifest = Manifest.from_json(data)
+        self.digest = hashlib.sha256(self._manifest).hexdigest()
 
     @property
     def plan(self) -> Plan:
@@ -193,6 +202,37 @@ class Package:
                     f"{self.path}: {name} is damaged (its SHA-256 differs from the "
                     "manifest's). Copy or compile the package again."
                 )
+
+    def pieces(self, name: str, size: int) -> Iterator[bytes]:
+        """Yield a file in pieces of `size` bytes, the last one shorter; an empty file is one piece.
+
+        Raises
+        ------
+        PackageError
+            It is not there any more, or it is not what the manifest says: at the end of it.
+        """
+        if name == MANIFEST:
+            yield from (self._manifest[i : i + size] for i in range(0, len(self._manifest), size))
+            return
+        digest = hashlib.sha256()
+        try:
+            with self.file(name).open("rb") as file:
+                piece = file.read(size)
+                while True:
+                    digest.update(piece)
+                    yield piece
+                    if not (piece := file.read(size)):
+                        break
+        except OSError as error:
+            raise self._changed(f"{name} can't be read ({error})") from error
+        if digest.hexdigest() != self.manifest.files[name]:
+            raise self._changed(f"{name} is another file now")
+
+    def _changed(self, what: str) -> PackageError:
+        return PackageError(
+            f"{self.path}: {what}; expected what was there when the package was opened. Compile "
+            "into another folder, and deploy the package again."
+        )
 
     def files_for(self, target: str, groups: Indices) -> list[str]:
         """Return the names of the files that a device with `groups` needs."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import subprocess
@@ -105,7 +106,7 @@ def test_something_else_at_the_address(answer: bytes) -> None:
         assert not thread.is_alive()
 
 
-def request(target: str) -> str:
+def request(target: str, manifest: bytes) -> str:
     addresses = {"0": "127.0.0.1:1", str(HOST): "127.0.0.1:1"}
     return json.dumps(
         {
@@ -114,6 +115,7 @@ def request(target: str) -> str:
             "assignment": [[0, 1, 2, 3]],
             "addresses": addresses,
             "cluster": bytes(16).hex(),
+            "package": hashlib.sha256(manifest).hexdigest(),
             "epoch": 0,
         }
     )
@@ -124,7 +126,7 @@ def start_with(worker: RemoteWorker, manifest: bytes, target: str = "generic") -
     worker.call("open")
     try:
         worker.call("upload", MANIFEST, 0, manifest)
-        worker.call("start", request(target))
+        worker.call("start", request(target, manifest))
     finally:
         worker.call("close")
 

@@ -222,6 +222,7 @@ def start_anyway(worker: RemoteWorker, hand_net) -> None:
         "assignment": [[0, 1, 2, 3]],
         "addresses": {str(HOST): "127.0.0.1:1"},
         "cluster": bytes(16).hex(),
+        "package": package.digest,
         "epoch": 0,
     }
     with pytest.raises(MemoryShortage, match=r"4 channel groups take .* its limit is 1\.0 MB"):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from decnn_tvm.errors import ClusterError, MemoryShortage, PackageError
-from decnn_tvm.package import Package
+from decnn_tvm.package import MANIFEST, Package
 from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.engine import Counters, Engine, Link, device_status
 from decnn_tvm.runtime.executor import Executor
@@ -144,6 +144,7 @@ class Deployment:
         if not path.resolve().is_relative_to(self._folder.resolve()):
             raise PackageError(f"upload of {name!r}: not a file name of a package.")
         self._files.add(name)
+        self._verified.discard(name)
         if len(self._files) > MAX_FILES:
             raise PackageError(f"upload of {name!r}: more than {MAX_FILES} files.")
         self._received += len(data)
@@ -174,6 +175,11 @@ class Deployment:
             )
         self._stop_engine()
         package = Package(self._folder)
+        if package.digest != request.package:
+            raise PackageError(
+                f"the {MANIFEST} here has the SHA-256 {package.digest[:12]}, the package that is "
+                f"to start has {request.package[:12]}. Deploy the package again."
+            )
         choose_target(package.manifest, this_machine(), "this machine", request.target)
         groups = request.assignment[request.rank]
         header = Header(

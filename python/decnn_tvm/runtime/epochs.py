@@ -83,7 +83,7 @@ class Epochs:
         live: Sequence[int],
         next_sample: int,
     ) -> Failures:
-        """Start an epoch on every worker; return what went wrong.
+        """Start an epoch on every worker, which has what it needs; return what went wrong.
 
         Parameters
         ----------
@@ -94,8 +94,6 @@ class Epochs:
         live, next_sample
             Samples that will be sent again; the first that has not been submitted.
         """
-        if failures := self.supply(mates, {rank: wanted[rank] for rank in mates}):
-            return failures
         self.number += 1
         planes = {rank: mate.address for rank, mate in mates.items()}
         own = {rank: self._home.route(HOST, rank, a) for rank, a in planes.items()}
@@ -104,6 +102,7 @@ class Epochs:
         common = {
             "assignment": wanted,
             "cluster": self.cluster.hex(),
+            "package": self._package.digest,
             "epoch": self.number,
             "live": list(live),
             "next_sample": next_sample,

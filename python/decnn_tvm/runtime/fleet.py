@@ -11,17 +11,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from decnn_tvm.errors import ClusterError, MemoryShortage
+from decnn_tvm.errors import ClusterError, MemoryShortage, PackageError
 from decnn_tvm.package import Package
 from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.calls import LOOK, call_all
 from decnn_tvm.runtime.devices import Home
 from decnn_tvm.runtime.engine import Counters, Link, device_status
-from decnn_tvm.runtime.epochs import Epochs
+from decnn_tvm.runtime.epochs import Epochs, Failures
 from decnn_tvm.runtime.mate import Mate, files_of
 from decnn_tvm.runtime.pace import Reading, Trend, observe
 from decnn_tvm.runtime.policy import Policy
@@ -71,7 +71,7 @@ class Fleet:
         self._roster = Roster(package, assignment, fixed=fixed)
         self._epochs = Epochs(home, package, host, policy)
         self._failed: dict[int, str] = {}
-        self._resync = ""
+        self._resync, self._spoilt = "", False
         self._trend = Trend(time.monotonic())
         self._looked = 0.0
         self._recruiter = Recruiter(self._win_back, policy.silence)
@@ -163,15 +163,14 @@ class Fleet:
         start, roster = time.monotonic(), self._roster
         while True:
             wanted = self._decide(start + self._policy.patience)
+            shares = {rank: wanted[rank] for rank in roster.mates}
+            if unsent := self._epochs.supply(roster.mates, shares):
+                self._deal_with(unsent, wanted, self._not_sent)
+                continue
             failures = self._epochs.begin(roster.mates, wanted, live, next_sample)
             if not failures:
                 break
-            for rank, error in failures.items():
-                if not self._epochs.formed and (
-                    roster.fixed or not isinstance(error, MemoryShortage)
-                ):
-                    self._raise_first(failures)
-                self._fell_out(rank, len(wanted[rank]), error)
+            self._deal_with(failures, wanted, self._fell_out)
         roster.assignment, roster.changed, roster.fixed = wanted, False, False
         self._resync, self._trend = "", Trend(time.monotonic())
         if self._epochs.number:
@@ -184,8 +183,12 @@ class Fleet:
         rank = self._home.admit(address)
         if rank in self._roster.mates:
             raise ClusterError(f"{self.names[rank]} takes part already.")
-        worker = self._home.workers[rank]
-        mate = self._enlist(worker)
+        mate = self._enlist(self._home.workers[rank])
+        try:
+            mate.supply(self._package, self._roster.prospects(rank, mate), threading.Event())
+        except BaseException:
+            mate.end()
+            raise
         self._roster.take_in(rank, mate)
         self._recruiter.forget(rank)
 
@@ -240,15 +243,39 @@ class Fleet:
 
     def _lose(self, rank: int, why: str) -> None:
         mate = self._roster.strike(rank, why)
-        cause = self._home.cause(rank)
+        cause, owned = self._home.cause(rank), self._roster.owned(rank)
         explained = "" if cause and cause in why else self._home.explain([rank])
         mate.worker.disconnect()
-        if not self._policy.takeover:
+        if owned and not self._policy.takeover:
             raise ClusterError(f"{mate.worker.name} {why}. {explained}".strip())
-        owned = self._roster.owned(rank)
         logger.warning("%s %s; it had the groups %s", mate.worker.name, why, owned)
         if self._policy.rejoin:
             self._recruiter.lost(rank, time.monotonic())
+
+    def _deal_with(
+        self,
+        failures: Failures,
+        wanted: Sequence[Indices],
+        handle: Callable[[int, int, Exception], None],
+    ) -> None:
+        """Handle what kept workers out of an epoch; the first deployment ends with it."""
+        for rank, error in failures.items():
+            first = not self._epochs.formed
+            if first and (self._roster.fixed or not isinstance(error, MemoryShortage)):
+                self._raise_first(failures)
+            handle(rank, len(wanted[rank]), error)
+
+    def _not_sent(self, rank: int, count: int, error: Exception) -> None:
+        """Deal with a worker that did not get what it was to own."""
+        if not isinstance(error, PackageError):
+            self._fell_out(rank, count, error)
+        elif not self._roster.owned(rank):
+            self._lose(rank, f"was not taken in: {error}")
+        elif self._roster.keep():
+            logger.error("the channel groups stay where they are: %s", error)
+            self._spoilt = True
+        else:
+            raise error
 
     def _fell_out(self, rank: int, count: int, error: Exception) -> None:
         """Deal with a worker that did not come into a new epoch."""
@@ -291,7 +318,7 @@ class Fleet:
     def _slow(self, now: float) -> list[str]:
         roster, strategy = self._roster, self._package.plan.strategy
         # The stages of a pipeline differ, so that their times say nothing of the devices.
-        if not self._policy.rebalance or roster.changed or strategy == "pipeline":
+        if not self._policy.rebalance or self._spoilt or roster.changed or strategy == "pipeline":
             return []
         readings = {
             rank: Reading(pulse.samples, pulse.seconds)

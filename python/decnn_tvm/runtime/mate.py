@@ -14,7 +14,7 @@ from decnn_tvm.package import MANIFEST, Package, weights_file
 from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.machine import choose_target
 from decnn_tvm.runtime.policy import Policy
-from decnn_tvm.runtime.remote_worker import RemoteWorker
+from decnn_tvm.runtime.remote_worker import CHUNK, RemoteWorker
 from decnn_tvm.runtime.steps import largest_payload
 
 logger = logging.getLogger(__name__)
@@ -60,12 +60,19 @@ class Mate:
         return Mate(worker=worker, target=chosen, address=f"{worker.host}:{locator}", memory=memory)
 
     def supply(self, package: Package, groups: Indices, cancelled: threading.Event) -> int:
-        """Send what it lacks to own `groups`; return how many bytes that was."""
+        """Send what it lacks to own `groups`; return how many bytes that was.
+
+        Raises
+        ------
+        PackageError
+            The package's files have changed.
+        """
         names = [n for n in files_of(package, self.target, groups) if n not in self.files]
+        sent = 0
         for name in names:
-            self.worker.upload(package.path, name, cancelled)
+            sent += self.worker.upload(name, package.pieces(name, CHUNK), cancelled)
             self.files.add(name)
-        return sum((package.path / name).stat().st_size for name in names)
+        return sent
 
     def stored(self, groups: int) -> frozenset[int]:
         """Return the channel groups whose weights it has on disk."""

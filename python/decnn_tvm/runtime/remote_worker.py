@@ -12,8 +12,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import rpyc
@@ -105,17 +104,15 @@ class RemoteWorker:
             raise _error_class(answer["error"])(f"{self.name}: {answer['message']}")
         return answer["result"]
 
-    def upload(self, root: Path, name: str, cancelled: threading.Event) -> None:
-        """Send a file of a package; give up where `cancelled` is set."""
-        with (root / name).open("rb") as file:
-            offset = 0
-            while (data := file.read(CHUNK)) or not offset:
-                if cancelled.is_set():
-                    raise ClusterError(f"{self.name}: the upload was cancelled.")
-                self.call("upload", name, offset, data)
-                offset += len(data)
-                if len(data) < CHUNK:
-                    break
+    def upload(self, name: str, pieces: Iterable[bytes], cancelled: threading.Event) -> int:
+        """Send a file of a package; give up where `cancelled` is set. Return its bytes."""
+        offset = 0
+        for piece in pieces:
+            if cancelled.is_set():
+                raise ClusterError(f"{self.name}: the upload was cancelled.")
+            self.call("upload", name, offset, piece)
+            offset += len(piece)
+        return offset
 
     def end_session(self) -> None:
         """Ask the worker to end our session.

@@ -83,6 +83,15 @@ class Roster:
         held = replicas(self.members(), self._groups, copies, neighbours=self._neighbours)
         return {rank: tuple(sorted({*self.owned(rank), *held[rank]})) for rank in self.mates}
 
+    def keep(self) -> bool:
+        """Have the present owners keep their groups, if all are there; return whether they are."""
+        held = {group for rank in self.mates for group in self.owned(rank)}
+        if whole := len(held) == self._groups:
+            length = max(len(self.assignment), max(self.mates) + 1)
+            self.assignment = tuple(self.owned(rank) for rank in range(length))
+            self.changed = False
+        return whole
+
     def decide(self, names: Sequence[str]) -> tuple[Indices, ...]:
         """Return who is to own what.
 

@@ -26,6 +26,8 @@ class StartRequest:
         Data plane of the coordinator and the members, as this worker reaches them.
     cluster : str
         The deployment's id, in hexadecimal.
+    package : str
+        SHA-256 of the package's manifest, in hexadecimal.
     epoch : int
         Higher than that of the start before.
     live : tuple of int
@@ -39,6 +41,7 @@ class StartRequest:
     assignment: tuple[Indices, ...]
     addresses: dict[int, str]
     cluster: str
+    package: str
     epoch: int
     live: tuple[int, ...] = ()
     next_sample: int = 0
