@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from decnn_tvm.errors import ClusterError
+from decnn_tvm.errors import ClusterError, PackageError
 from decnn_tvm.runtime.mate import Mate
 from decnn_tvm.runtime.recruiter import FIRST_PAUSE, LONGEST_PAUSE, STEADY, Recruiter, pause
 
@@ -28,12 +28,13 @@ class Outside:
     def __init__(self) -> None:
         self.go, self.tried = threading.Semaphore(0), threading.Semaphore(0)
         self.mate: Mate | None = None
+        self.trouble: Exception = ClusterError("nobody answers")
 
     def enlist(self, rank: int, cancelled: threading.Event) -> Mate:
         assert self.go.acquire(timeout=30)
         try:
             if self.mate is None:
-                raise ClusterError("nobody answers")
+                raise self.trouble
             return self.mate
         finally:
             self.tried.release()
@@ -75,6 +76,15 @@ def test_pauses_grow_and_a_worker_that_comes_back_is_taken_in(recruiter, outside
     outside.mate = mate()
     assert attempt(recruiter, outside, 10.0) == {1: outside.mate}
     assert recruiter.arrived(100.0) == {}
+
+
+@pytest.mark.parametrize("trouble", [TypeError("foreign"), OSError("disk"), PackageError("old")])
+def test_any_trouble_is_tried_again(recruiter, outside, trouble: Exception) -> None:
+    outside.trouble = trouble
+    recruiter.lost(1, 0.0)
+    assert attempt(recruiter, outside, FIRST_PAUSE) == {}
+    outside.mate = mate()
+    assert attempt(recruiter, outside, 10.0) == {1: outside.mate}
 
 
 def test_a_worker_that_stays_is_tried_at_once_the_next_time(recruiter, outside) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 import statistics
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 from decnn_tvm.cluster_file import ClusterFile, ClusterLink
 from decnn_tvm.doctor.findings import FAILURE, OK, WARNING, Finding, Pair, Verdict
@@ -17,7 +19,7 @@ from decnn_tvm.errors import ClusterError
 from decnn_tvm.quantities import format_rate, format_time
 from decnn_tvm.runtime.credentials import COORDINATOR
 from decnn_tvm.runtime.probe import LONGEST, PAYLOAD, LinkSpeed, Measurement
-from decnn_tvm.runtime.remote_worker import RemoteWorker
+from decnn_tvm.runtime.remote_worker import RemoteWorker, as_text
 from decnn_tvm.runtime.transport import ZmqTransport
 from decnn_tvm.transfers import HOST
 
@@ -115,7 +117,7 @@ class LinkProber:
         self._transport.close()
 
     def _open(self, rank: int, worker: RemoteWorker) -> _End:
-        locator = worker.call("probe", "open", json.dumps({"cluster": self._cluster.hex()}))
+        locator = worker.ask("probe", as_text, "open", json.dumps({"cluster": self._cluster.hex()}))
         self._opened.append(worker)
 
         def take(step: str, measurement: Measurement, address: str) -> LinkSpeed | None:
@@ -125,8 +127,7 @@ class LinkProber:
                 "peer": measurement.peer,
                 "address": address,
             }
-            answer = worker.call("probe", step, json.dumps(request), timeout=3 * LONGEST)
-            return None if answer is None else LinkSpeed(**answer)
+            return worker.ask("probe", _speed, step, json.dumps(request), timeout=3 * LONGEST)
 
         return _End(rank=rank, name=worker.name, address=f"{worker.host}:{locator}", take=take)
 
@@ -227,3 +228,13 @@ def _link(pair: Pair, verdict: Verdict, detail: str, remedy: str = "") -> Findin
         detail=detail,
         remedy=remedy,
     )
+
+
+def _speed(answer: Any) -> LinkSpeed | None:
+    """Read what a worker measured; it measured nothing where it only answered."""
+    if answer is None:
+        return None
+    speed = LinkSpeed(**answer)
+    if not all(isinstance(value, (int, float)) for value in dataclasses.astuple(speed)):
+        raise TypeError("a speed that is no number")
+    return speed

@@ -62,7 +62,7 @@ def examine(entry: ClusterWorker, context: Context) -> tuple[list[Finding], Remo
         found += [
             _compare_versions(entry, machine, context.manifest),
             _fit(entry, machine, context.manifest),
-            _memory(entry, int(worker.call("capacity")), context),
+            _memory(entry, worker.capacity(), context),
             _clock(entry, worker),
         ]
     except ClusterError as error:
@@ -180,7 +180,7 @@ def _memory(entry: ClusterWorker, capacity: int, context: Context) -> Finding:
 
 def _clock(entry: ClusterWorker, worker: RemoteWorker) -> Finding:
     before = time.time()
-    theirs = float(worker.call("clock"))
+    theirs = worker.ask("clock", float)
     skew = theirs - (before + time.time()) / 2
     if abs(skew) <= CLOCK_SKEW:
         return _found(entry, "clock", OK, f"within {CLOCK_SKEW:g} s of ours")

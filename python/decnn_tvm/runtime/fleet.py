@@ -28,6 +28,7 @@ from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.recruiter import Recruiter
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.roster import Roster
+from decnn_tvm.runtime.statistics import checked_status
 from decnn_tvm.runtime.verdict import Sight, judge
 
 logger = logging.getLogger(__name__)
@@ -200,8 +201,8 @@ class Fleet:
         """Return a worker's counters; nothing was done by one that is lost."""
         if rank not in self._roster.mates:
             return device_status(Counters(), None, None)
-        status: dict[str, Any] = self._roster.mates[rank].worker.call("status")
-        return status
+        plan = self._package.plan
+        return self._roster.mates[rank].worker.ask("status", lambda s: checked_status(plan, s))
 
     def target(self, rank: int) -> str:
         """Return which of the package's targets a worker runs."""

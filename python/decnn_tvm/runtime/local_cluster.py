@@ -141,13 +141,13 @@ class LocalCluster(Cluster):
         line = self._first_line(rank)
         try:
             address = json.loads(line)
-        except ValueError as error:
+            place = f"{address['host']}:{address['port']}"
+        except (ValueError, TypeError, KeyError) as error:
             raise ClusterError(
                 f"worker {rank} wrote {line!r} in place of its address. Keep start-up code of "
                 "Python (sitecustomize) from printing."
             ) from error
         name = f"worker {rank} (process {self._processes[rank].pid})"
-        place = f"{address['host']}:{address['port']}"
         return RemoteWorker(place, name, self._timeout, self._credentials)
 
     def _first_line(self, rank: int) -> bytes:
@@ -160,7 +160,8 @@ class LocalCluster(Cluster):
                 line = stream.readline()
                 if line:
                     return line
-                self._processes[rank].wait(STOP_TIMEOUT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._processes[rank].wait(STOP_TIMEOUT)
                 raise ClusterError(f"worker {rank} did not start. {self.explain([rank])}")
         raise ClusterTimeout(f"worker {rank}: not ready within {self._timeout:g} s.")
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from decnn_tvm.errors import PackageError
 from decnn_tvm.package import Manifest, versions
@@ -30,6 +31,23 @@ class Machine:
     machine: str
     features: tuple[str, ...]
     versions: dict[str, str]
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Machine:
+        """Read what a worker says; raise `TypeError` or `KeyError` on anything else.
+
+        What a later version says besides is left out: its number, which is compared then, tells
+        more.
+        """
+        machine, features, versions = data["machine"], data["features"], data["versions"]
+        if not (
+            isinstance(machine, str)
+            and isinstance(features, list)
+            and isinstance(versions, dict)
+            and all(isinstance(entry, str) for entry in [*features, *versions.values()])
+        ):
+            raise TypeError("no machine, features and versions")
+        return Machine(machine=machine, features=tuple(features), versions=versions)
 
 
 def this_machine() -> Machine:

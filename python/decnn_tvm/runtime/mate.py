@@ -14,7 +14,7 @@ from decnn_tvm.package import MANIFEST, Package, weights_file
 from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.machine import choose_target
 from decnn_tvm.runtime.policy import Policy
-from decnn_tvm.runtime.remote_worker import CHUNK, RemoteWorker
+from decnn_tvm.runtime.remote_worker import CHUNK, RemoteWorker, as_text
 from decnn_tvm.runtime.steps import largest_payload
 
 logger = logging.getLogger(__name__)
@@ -53,10 +53,10 @@ class Mate:
     ) -> Mate:
         """Open a session on a worker that the package fits."""
         chosen = choose_target(package.manifest, worker.machine(), worker.name, target)
-        memory = int(worker.call("capacity"))
+        memory = worker.capacity()
         patience = json.dumps(dataclasses.asdict(policy))
         limit = largest_payload(package.plan)
-        locator = worker.call("open", patience, cluster.hex(), limit)
+        locator = worker.ask("open", as_text, patience, cluster.hex(), limit)
         return Mate(worker=worker, target=chosen, address=f"{worker.host}:{locator}", memory=memory)
 
     def supply(self, package: Package, groups: Indices, cancelled: threading.Event) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from decnn_tvm.errors import DecnnError
+from decnn_tvm.errors import ClusterError, DecnnError
 from decnn_tvm.runtime.mate import Mate
 
 logger = logging.getLogger(__name__)
@@ -100,8 +100,12 @@ class Recruiter:
     def _outcome(self, rank: int, attempt: Future[Mate], now: float) -> Mate | None:
         try:
             mate = attempt.result()
-        except (DecnnError, OSError) as error:
-            logger.info("worker %d is not back: %s", rank, error)
+        except Exception as error:
+            # Whatever it is: a worker that is not back must not end the session of the others.
+            usual = isinstance(error, (ClusterError, OSError))
+            foreign = None if isinstance(error, (DecnnError, OSError)) else error
+            level = logging.INFO if usual else logging.WARNING
+            logger.log(level, "worker %d is not back: %s", rank, error, exc_info=foreign)
             self._lost[rank] = _Lost(now + pause(now - self._since[rank]))
             return None
         del self._lost[rank]

@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import rpyc
 
@@ -29,8 +29,20 @@ from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.machine import Machine
 from decnn_tvm.runtime.observation import Observation
 
+T = TypeVar("T")
+
 CHUNK = 1 << 20
 """Bytes of one upload call."""
+FOREIGN = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    struct.error,
+)
+"""What reading the answer of something else raises."""
 CLOSE_TIMEOUT = 8.0
 """Seconds that a worker has to end a session; more than it takes to stop a stage that hangs."""
 
@@ -83,26 +95,42 @@ class RemoteWorker:
 
     def machine(self) -> Machine:
         """Return what the worker's machine is."""
-        data = self.call("hello")
-        return Machine(**{**data, "features": tuple(data["features"])})
+        return self.ask("hello", Machine.from_json)
+
+    def capacity(self) -> int:
+        """Return the bytes that a session may take on the worker."""
+        return self.ask("capacity", as_whole)
 
     def observe(self) -> Observation:
         """Return what the worker shows, also while another coordinator's session runs there."""
-        data = self.call("observe")
-        return self._translated("observe", lambda: Observation.from_json(data))  # type: ignore[no-any-return]
+        return self.ask("observe", Observation.from_json)
 
     def call(self, method: str, *args: str | int | bytes, timeout: float | None = None) -> Any:
         """Call an exposed method and return its result; raise the error it answers."""
+        return self.ask(method, lambda result: result, *args, timeout=timeout)
 
-        def ask() -> Any:
+    def ask(
+        self,
+        method: str,
+        read: Callable[[Any], T],
+        *args: str | int | bytes,
+        timeout: float | None = None,
+    ) -> T:
+        """Call an exposed method and return what `read` makes of its result.
+
+        Whatever `read` raises where it can't use the result says that the worker is of another
+        version, which is a `ClusterError` as any other trouble with it.
+        """
+
+        def answered() -> dict[str, Any]:
             result = rpyc.async_(self._method(method))(*args)
             result.set_expiry(self._timeout if timeout is None else timeout)
             return _parsed(result.value)
 
-        answer = self._translated(method, ask)
+        answer = self._translated(method, answered)
         if "error" in answer:
             raise _error_class(answer["error"])(f"{self.name}: {answer['message']}")
-        return answer["result"]
+        return self._translated(method, lambda: read(answer["result"]))
 
     def upload(self, name: str, pieces: Iterable[bytes], cancelled: threading.Event) -> int:
         """Send a file of a package; give up where `cancelled` is set. Return its bytes."""
@@ -171,7 +199,7 @@ class RemoteWorker:
             self._methods[name] = getattr(self._connection.root, name)
         return self._methods[name]
 
-    def _translated(self, method: str, action: Callable[[], Any]) -> Any:
+    def _translated(self, method: str, action: Callable[[], T]) -> T:
         try:
             return action()
         except ClusterError as error:
@@ -180,10 +208,25 @@ class RemoteWorker:
             raise ClusterTimeout(f"{self.name}: no answer to {method!r} in time.") from error
         except (EOFError, OSError) as error:
             raise ClusterError(f"{self.name}: went away during {method!r} ({error}).") from error
-        except (ValueError, TypeError, KeyError, IndexError, struct.error) as error:
+        except FOREIGN as error:
             raise ClusterError(
-                f"{self.name}: what answers {method!r} is no worker of this version ({error})."
+                f"{self.name}: what answers {method!r} is no worker of this version "
+                f"({type(error).__name__}: {error}). Install the same decnn-tvm everywhere."
             ) from error
+
+
+def as_whole(value: object) -> int:
+    """Return a value that is an integer; raise `TypeError` otherwise."""
+    if type(value) is not int:
+        raise TypeError(f"{type(value).__name__} in place of an integer")
+    return value
+
+
+def as_text(value: object) -> str:
+    """Return a value that is a string; raise `TypeError` otherwise."""
+    if type(value) is not str:
+        raise TypeError(f"{type(value).__name__} in place of a string")
+    return value
 
 
 def _parsed(answer: object) -> dict[str, Any]:
@@ -191,7 +234,9 @@ def _parsed(answer: object) -> dict[str, Any]:
     data = json.loads(answer) if type(answer) is str else None
     if not isinstance(data, dict):
         raise TypeError(f"answer of type {type(answer).__name__}")
-    return data
+    if "error" in data:
+        return {key: as_text(data[key]) for key in ("error", "message")}
+    return {"result": data["result"]}
 
 
 def _error_class(name: str) -> type[DecnnError]:

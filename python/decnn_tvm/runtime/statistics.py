@@ -98,6 +98,23 @@ class TimelineEvent:
     end: float
 
 
+def checked_status(plan: Plan, status: dict[str, Any]) -> dict[str, Any]:
+    """Return a device's answer to ``status`` if `device_stats` and `timeline_events` can read it.
+
+    They raise what reading anything else does: `TypeError`, `ValueError`, `LookupError`.
+    """
+    stats = device_stats(plan, 0, "", (), status)
+    events = timeline_events(0, status)
+    counts = [stats.weight_bytes, stats.peak_bytes, stats.samples, *stats.sent_bytes.values()]
+    seconds = [stats.compute_seconds, stats.wait_seconds]
+    seconds += [time for event in events for time in (event.start, event.end)]
+    if not all(type(count) is int for count in counts):
+        raise TypeError("a counter that is no integer")
+    if not all(isinstance(second, (int, float)) for second in seconds):
+        raise TypeError("a time that is no number")
+    return status
+
+
 def device_stats(
     plan: Plan, rank: int, name: str, groups: Indices, status: dict[str, Any]
 ) -> DeviceStats:
