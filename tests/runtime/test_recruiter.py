@@ -130,3 +130,15 @@ def test_who_comes_back_too_late_is_let_go(outside, way: str) -> None:
     outside.go.release()
     recruiter.close()
     assert outside.mate.worker.hung_up
+
+
+def test_who_is_back_waits_to_be_taken_in(recruiter, outside) -> None:
+    outside.mate = mate()
+    recruiter.lost(1, 0.0)
+    assert recruiter.waiting(1.0) == []
+    outside.go.release()
+    running = recruiter._lost[1].attempt
+    assert running is not None and running.result(timeout=30) is outside.mate
+    assert recruiter.waiting(2.0) == recruiter.waiting(3.0) == [1]
+    assert recruiter.arrived(4.0) == {1: outside.mate}
+    assert recruiter.waiting(5.0) == []

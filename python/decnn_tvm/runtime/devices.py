@@ -28,6 +28,12 @@ class Devices(Protocol):
         Cheap, and called often. Raises `ClusterError` where nothing can help.
         """
 
+    def wish(self) -> str:
+        """Return why a new epoch would do good, empty where it would not; none is needed.
+
+        It stands until the next `form`, which does what was wished for.
+        """
+
     def failed(self, rank: int, text: str) -> None:
         """Take in what has stopped a device; raise `ClusterError` where nothing can help."""
 

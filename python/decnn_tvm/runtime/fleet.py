@@ -74,7 +74,8 @@ class Fleet:
         self._failed: dict[int, str] = {}
         self._resync, self._spoilt = "", False
         self._trend = Trend(time.monotonic())
-        self._looked = 0.0
+        self._looked = self._wished = 0.0
+        self._wish, self._relief = "", list[str]()
         self._recruiter = Recruiter(self._win_back, policy.silence)
 
     @property
@@ -127,9 +128,17 @@ class Fleet:
             self._lose(rank, why)
         reasons = [f"{self.names[rank]} {why}" for rank, why in verdict.lost.items()]
         reasons += [text for text in (verdict.resync, self._resync) if text]
-        reasons += self._newcomers(now)
-        reasons += self._slow(now) if not reasons else []
         return "; ".join(reasons)
+
+    def wish(self) -> str:
+        """Return who is back, or stays slow, empty where nobody is."""
+        now = time.monotonic()
+        if now - self._wished >= LOOK:
+            self._wished = now
+            self._relief = self._relief or self._slow(now)
+            back = [f"{self.names[rank]} is back" for rank in self._recruiter.waiting(now)]
+            self._wish = "; ".join([*back, *self._relief])
+        return self._wish
 
     def failed(self, rank: int, text: str) -> None:
         """Take in what a worker says has stopped its engine.
@@ -162,6 +171,7 @@ class Fleet:
             Those that are left can't hold all channel groups; says what is missing.
         """
         start, roster = time.monotonic(), self._roster
+        self._take_in_newcomers(start)
         while True:
             wanted = self._decide(start + self._policy.patience)
             shares = {rank: wanted[rank] for rank in roster.mates}
@@ -174,6 +184,7 @@ class Fleet:
             self._deal_with(failures, wanted, self._fell_out)
         roster.assignment, roster.changed, roster.fixed = wanted, False, False
         self._resync, self._trend = "", Trend(time.monotonic())
+        self._wish, self._relief = "", []
         if self._epochs.number:
             seconds = time.monotonic() - start
             logger.info("epoch %d after %.3f s: %s", self._epochs.number, seconds, wanted)
@@ -295,15 +306,15 @@ class Fleet:
             except ClusterError:
                 now = time.monotonic()
                 hopeless = not (self._policy.rejoin and self._epochs.formed) or now > deadline
-                if not self._newcomers(now) and hopeless:
+                if not self._take_in_newcomers(now) and hopeless:
                     raise
                 time.sleep(LOOK)
 
-    def _newcomers(self, now: float) -> list[str]:
+    def _take_in_newcomers(self, now: float) -> bool:
         arrived = self._recruiter.arrived(now)
         for rank, mate in arrived.items():
             self._roster.take_in(rank, mate)
-        return [f"{self.names[rank]} is back" for rank in arrived]
+        return bool(arrived)
 
     def _win_back(self, rank: int, cancelled: threading.Event) -> Mate:
         """Connect to a lost worker again and send what it is going to need; runs beside."""

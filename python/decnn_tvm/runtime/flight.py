@@ -3,13 +3,15 @@
 
 A new epoch begins where devices are lost, have come back or stay slow, or frames got lost. It has
 a new executor and a new link; the samples without a result begin again from the copies of their
-inputs.
+inputs. So one that is not needed waits for the oldest sample under way: a worker that comes and
+goes all the time must not keep long samples from their end.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.plan import Plan
@@ -24,7 +26,9 @@ from decnn_tvm.transfers import HOST
 logger = logging.getLogger(__name__)
 
 FRUITLESS = 10
-"""New epochs on end without a result after which nothing more is tried."""
+"""New epochs on end, by losses, without a result after which nothing more is tried."""
+POSTPONED = 60.0
+"""Seconds that a new epoch which is not needed waits for the oldest sample under way, at most."""
 
 
 class Flight:
@@ -36,13 +40,20 @@ class Flight:
         The network.
     devices : Devices
         The devices; the first epoch begins here.
+    clock : callable
+        Seconds.
     """
 
-    def __init__(self, plan: Plan, devices: Devices) -> None:
+    def __init__(
+        self, plan: Plan, devices: Devices, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.counters = Counters()
+        self._clock = clock
         self._plan, self._devices = plan, devices
         self._ledger = Ledger()
         self._fruitless = 0
+        self._before: int | None = None
+        self._latest = 0.0
         self._begin([])
 
     def submit(self, inputs: Arrays) -> int:
@@ -93,14 +104,19 @@ class Flight:
         reason = self._take(message)
         reason = reason or self._devices.look()
         if reason:
+            self._fruitless += 1
+            if self._fruitless > FRUITLESS:
+                raise ClusterError(
+                    f"{FRUITLESS} new epochs gave no result. The last cause: {reason}."
+                )
+        else:
+            reason = self._granted(self._devices.wish())
+        if reason:
             self.renew(reason)
         return message is not None or bool(reason)
 
     def renew(self, reason: str) -> None:
         """Go on in a new epoch."""
-        self._fruitless += 1
-        if self._fruitless > FRUITLESS:
-            raise ClusterError(f"{FRUITLESS} new epochs gave no result. The last cause: {reason}.")
         logger.warning("a new epoch: %s", reason)
         # What is complete needs no replay, also where nobody has asked for it yet.
         self._collect(self._ledger.under_way())
@@ -108,8 +124,20 @@ class Flight:
         self._begin(live)
         self._provide(live)
 
+    def _granted(self, wish: str) -> str:
+        """Return what is wished for, once the sample is done that was the oldest at first."""
+        if not wish:
+            self._before = None
+            return ""
+        if self._before is None:
+            self._before = next(iter(self._ledger.under_way()), -1)
+            self._latest = self._clock() + POSTPONED
+        self._collect([self._before])
+        done = self._before not in self._ledger.under_way()
+        return wish if done or self._clock() > self._latest else ""
+
     def _begin(self, live: Sequence[int]) -> None:
-        following = self._ledger.next
+        following, self._before = self._ledger.next, None
         self._link = self._devices.form(live, following)
         assignment = self._devices.assignment
         self._executor = Executor(self._plan, assignment, HOST, live=live, next_sample=following)

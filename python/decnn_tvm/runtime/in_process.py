@@ -136,6 +136,10 @@ class _Local:
         """Return nothing: these devices live as long as this process."""
         return ""
 
+    def wish(self) -> str:
+        """Return nothing: these devices never change."""
+        return ""
+
     def failed(self, rank: int, text: str) -> None:
         """Raise: what stops one device here stops them all."""
         raise ClusterError(f"{self.names[rank]} failed: {text}")

@@ -2,7 +2,7 @@
 """Lost workers are tried again in the background, with growing pauses.
 
 An attempt connects, opens a session and sends files, none of which may hold up the stream; the
-worker is taken in by who asks `arrived`.
+worker waits, once it is back, for who asks `arrived`.
 """
 
 from __future__ import annotations
@@ -75,17 +75,25 @@ class Recruiter:
         if lost is not None and lost.attempt is not None:
             lost.attempt.add_done_callback(_let_go)
 
-    def arrived(self, now: float) -> dict[int, Mate]:
+    def waiting(self, now: float) -> list[int]:
         """Begin the attempts that are due; return the workers that have come back."""
-        mates: dict[int, Mate] = {}
+        back = []
         for rank, lost in list(self._lost.items()):
             if lost.attempt is None:
                 if now >= lost.due:
                     lost.attempt = self._pool.submit(self._enlist, rank, self._cancelled)
-            elif lost.attempt.done():
-                mate = self._outcome(rank, lost.attempt, now)
-                if mate is not None:
-                    mates[rank] = mate
+            elif lost.attempt.done() and self._is_back(rank, lost.attempt, now):
+                back.append(rank)
+        return back
+
+    def arrived(self, now: float) -> dict[int, Mate]:
+        """Hand over the workers that have come back."""
+        mates: dict[int, Mate] = {}
+        for rank in self.waiting(now):
+            attempt = self._lost.pop(rank).attempt
+            assert attempt is not None
+            mates[rank] = attempt.result()
+            self._arrived_at[rank] = now
         return mates
 
     def close(self) -> None:
@@ -97,20 +105,17 @@ class Recruiter:
                 _let_go(lost.attempt)
         self._lost.clear()
 
-    def _outcome(self, rank: int, attempt: Future[Mate], now: float) -> Mate | None:
-        try:
-            mate = attempt.result()
-        except Exception as error:
-            # Whatever it is: a worker that is not back must not end the session of the others.
-            usual = isinstance(error, (ClusterError, OSError))
-            foreign = None if isinstance(error, (DecnnError, OSError)) else error
-            level = logging.INFO if usual else logging.WARNING
-            logger.log(level, "worker %d is not back: %s", rank, error, exc_info=foreign)
-            self._lost[rank] = _Lost(now + pause(now - self._since[rank]))
-            return None
-        del self._lost[rank]
-        self._arrived_at[rank] = now
-        return mate
+    def _is_back(self, rank: int, attempt: Future[Mate], now: float) -> bool:
+        error = attempt.exception()
+        if error is None:
+            return True
+        # Whatever it is: a worker that is not back must not end the session of the others.
+        usual = isinstance(error, (ClusterError, OSError))
+        foreign = None if isinstance(error, (DecnnError, OSError)) else error
+        level = logging.INFO if usual else logging.WARNING
+        logger.log(level, "worker %d is not back: %s", rank, error, exc_info=foreign)
+        self._lost[rank] = _Lost(now + pause(now - self._since[rank]))
+        return False
 
 
 def _let_go(attempt: Future[Mate]) -> None:
