@@ -119,6 +119,7 @@ class WorkerState:
         self.idle_bytes = memory().resident
         self.lock = threading.Lock()
         self.deployment: Deployment | None = None
+        self._leaving: Deployment | None = None
         self.owner: object = None
         self.refused_clients: Callable[[], int] = lambda: 0
         self.probe = ProbeEnd(host, encrypt=encrypt, busy=lambda: self.deployment is not None)
@@ -138,6 +139,13 @@ class WorkerState:
         with self.lock:
             if self.deployment is not None:
                 raise ClusterError("busy with another session. Close that one first.")
+            if self._leaving is not None and not self._leaving.ended.is_set():
+                # Its memory is still taken, and TVM's pool is that of the whole process.
+                raise ClusterError(
+                    "busy with a stage of a session that was closed. Try again when that has "
+                    "ended; if it hangs, start the worker again."
+                )
+            self._leaving = None
             self._count += 1
             folder = self.folder / f"session{self._count}"
             self.deployment = Deployment(
@@ -152,6 +160,7 @@ class WorkerState:
             if self.deployment is None or self.owner is not owner:
                 return True
             deployment, self.deployment, self.owner = self.deployment, None, None
+            self._leaving = deployment
             return deployment.close(self.stop_timeout)
 
     def observe(self) -> Observation:

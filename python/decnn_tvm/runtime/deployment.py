@@ -8,11 +8,12 @@ weights where its groups stay the same.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import re
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,21 +37,17 @@ from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.stage_timing import time_stages
 from decnn_tvm.runtime.start_request import StartRequest
 from decnn_tvm.runtime.transport import ZmqTransport
+from decnn_tvm.runtime.uploads import Uploads
 from decnn_tvm.runtime.weights import DeviceWeights
 from decnn_tvm.runtime.wire import MAX_PAYLOAD, Header
 from decnn_tvm.transfers import HOST
 
 logger = logging.getLogger(__name__)
 
-MAX_UPLOAD = 4 << 30
-"""Bytes of all files of a package on one worker."""
-MAX_FILES = 4096
-MAX_NAME = 200
 MAX_TIMING = 600.0
 """Seconds that timing the stages may take."""
-STAGE_TIMEOUT = 5.0
-"""Seconds that a stage under way has to end before a new epoch."""
-_NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/){0,3}[A-Za-z0-9_][A-Za-z0-9_.-]*")
+REAP_TIMEOUT = 60.0
+"""Seconds between two reports of a stage that does not end after its session was closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +90,11 @@ class Deployment:
         Bytes that the whole process may take.
     guard : Guard
         What the data plane takes.
+
+    Attributes
+    ----------
+    ended : Event
+        Set once it is closed, and has freed all that it held.
     """
 
     def __init__(
@@ -105,8 +107,10 @@ class Deployment:
         guard: Guard = OPEN,
     ) -> None:
         self._folder = folder
-        self._received = 0
-        self._files: set[str] = set()
+        self._uploads = Uploads(folder)
+        self._changes = threading.Lock()
+        self._closed = threading.Event()
+        self.ended = threading.Event()
         self._verified: set[str] = set()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -131,30 +135,10 @@ class Deployment:
         )
 
     def upload(self, name: str, offset: int, data: bytes) -> None:
-        """Write a piece of a file; pieces come in order.
-
-        Raises
-        ------
-        PackageError
-            The name leaves the folder, a piece is out of order, or it is too much.
-        """
-        if len(name) > MAX_NAME or not _NAME.fullmatch(name):
-            raise PackageError(f"upload of {name[:MAX_NAME]!r}: not a file name of a package.")
-        path = self._folder / name
-        if not path.resolve().is_relative_to(self._folder.resolve()):
-            raise PackageError(f"upload of {name!r}: not a file name of a package.")
-        self._files.add(name)
-        self._verified.discard(name)
-        if len(self._files) > MAX_FILES:
-            raise PackageError(f"upload of {name!r}: more than {MAX_FILES} files.")
-        self._received += len(data)
-        if self._received > MAX_UPLOAD:
-            raise PackageError(f"upload of {name!r}: more than {MAX_UPLOAD} bytes in all.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("r+b" if offset else "wb") as file:
-            if file.seek(0, 2) != offset:
-                raise PackageError(f"upload of {name!r}: piece at {offset} is out of order.")
-            file.write(data)
+        """Write a piece of a file; see `Uploads.take`."""
+        with self._changing():
+            self._uploads.take(name, offset, data)
+            self._verified.discard(name)
 
     def start(self, request: StartRequest) -> None:
         """Begin an epoch: check and load what it needs and start the compute thread.
@@ -166,14 +150,20 @@ class Deployment:
         MemoryShortage
             The channel groups take more than this worker may have.
         ClusterError
-            The epoch is not a later one, or a stage of the one before does not end.
+            The epoch is not a later one, a stage of the one before does not end, or the session
+            was closed meanwhile.
         """
+        with self._changing():
+            self._start(request)
+
+    def _start(self, request: StartRequest) -> None:
         if request.epoch <= self._epoch:
             raise ClusterError(
                 f"epoch {request.epoch} after epoch {self._epoch}; expected a later one. "
                 "Open a new session."
             )
-        self._stop_engine()
+        self._stop_engine(request.patience)
+        self._refuse_closed()
         package = Package(self._folder)
         if package.digest != request.package:
             raise PackageError(
@@ -197,6 +187,7 @@ class Deployment:
         )
         self._request, self._model = request, package.plan.model
         self._load(package, request.target, groups)
+        self._refuse_closed()
         if self._library is not None:
             self._start_engine(package, request, self._library, Link.of(self.transport, header))
 
@@ -214,11 +205,12 @@ class Deployment:
         """Return what `decnn_tvm.runtime.stage_timing.time_stages` measures here."""
         if not 0 < seconds <= MAX_TIMING:
             raise ClusterError(f"stages: {seconds} s of timing; expected 0 to {MAX_TIMING:g}.")
-        engine, library, request = self._engine, self._library, self._request
-        if engine is None or library is None or request is None:
-            raise ClusterError("this worker owns no channel groups, so it has no stages to time.")
-        groups = request.assignment[request.rank]
-        return time_stages(library, engine.executor.plan, groups, seconds)
+        with self._changing():
+            engine, library, request = self._engine, self._library, self._request
+            if engine is None or library is None or request is None:
+                raise ClusterError("this worker owns no channel groups: it has no stages to time.")
+            groups = request.assignment[request.rank]
+            return time_stages(library, engine.executor.plan, groups, seconds)
 
     @property
     def orphaned(self) -> bool:
@@ -252,18 +244,49 @@ class Deployment:
         }
 
     def close(self, timeout: float) -> bool:
-        """Stop, free and remove everything; return whether the compute thread ended in time."""
-        ended = self._join(timeout)
-        if ended:
+        """Stop, free and remove everything; return whether that was done in time.
+
+        Otherwise a thread of its own does it as soon as what still runs has come to its end.
+        """
+        self._closed.set()
+        if self._clear(timeout):
+            return True
+        logger.error("a stage, or loading, did not end within %g s: it is waited for", timeout)
+        threading.Thread(target=self._reap, name="decnn-reaper", daemon=True).start()
+        return False
+
+    def _reap(self) -> None:
+        while not self._clear(REAP_TIMEOUT):
+            logger.error("a stage of a closed session still runs; if it hangs, restart this worker")
+
+    def _clear(self, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        self._stop()
+        if not self._changes.acquire(timeout=timeout):
+            return False
+        try:
             # A thread that still runs would send on closed sockets: its transport stays.
+            if not self._join(max(0.0, deadline - time.monotonic())):
+                return False
             self.transport.close()
             with freed_memory_returned():
                 self._unload()
-        else:
-            logger.error("a stage did not end within %g s", timeout)
-        shutil.rmtree(self._folder, ignore_errors=True)
-        trim()
-        return ended
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self.ended.set()
+            return True
+        finally:
+            self._changes.release()
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep `close`, which another thread may call, from what is under way."""
+        with self._changes:
+            self._refuse_closed()
+            yield
+
+    def _refuse_closed(self) -> None:
+        if self._closed.is_set():
+            raise ClusterError("the session has been closed. Open a new one.")
 
     def _progress(self) -> tuple[int, float]:
         return self._counters.samples, self._counters.compute_seconds
@@ -285,18 +308,20 @@ class Deployment:
         )
         self._thread.start()
 
-    def _stop_engine(self) -> None:
-        if not self._join(STAGE_TIMEOUT):
-            raise ClusterError(f"a stage did not end within {STAGE_TIMEOUT:g} s.")
+    def _stop_engine(self, timeout: float) -> None:
+        if not self._join(timeout):
+            raise ClusterError(f"a stage did not end within {timeout:g} s.")
         self._engine = self._thread = None
 
-    def _join(self, timeout: float) -> bool:
+    def _stop(self) -> None:
         self._stopping.set()
-        if self._thread is None:
-            return True
         self.transport.wake()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+
+    def _join(self, timeout: float) -> bool:
+        self._stop()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return self._thread is None or not self._thread.is_alive()
 
     def _unload(self) -> None:
         self._engine = self._library = self._thread = self._loaded = None

@@ -25,6 +25,9 @@ from decnn_tvm.transfers import HOST
 
 logger = logging.getLogger(__name__)
 
+STAGE_SHARE = 0.75
+"""Part of the time for a call that a stage under way may take before a new epoch begins; the rest
+is for loading. A worker that falls silent meanwhile is given up at once."""
 Failures = Mapping[int, Exception]
 """What went wrong, by rank."""
 
@@ -114,6 +117,7 @@ class Epochs:
                 **common,
                 "rank": rank,
                 "target": mates[rank].target,
+                "patience": STAGE_SHARE * mates[rank].worker.timeout,
                 "addresses": {p: self._home.route(rank, p, a) for p, a in peers.items()},
             }
             mates[rank].worker.call("start", json.dumps(request))

@@ -18,15 +18,15 @@ from typing import Any
 from decnn_tvm.errors import ClusterError, MemoryShortage, PackageError
 from decnn_tvm.package import Package
 from decnn_tvm.plan import Indices
-from decnn_tvm.runtime.calls import LOOK, call_all
+from decnn_tvm.runtime.calls import LOOK
 from decnn_tvm.runtime.devices import Home
 from decnn_tvm.runtime.engine import Counters, Link, device_status
+from decnn_tvm.runtime.enlistment import Enlistment
 from decnn_tvm.runtime.epochs import Epochs, Failures
-from decnn_tvm.runtime.mate import Mate, files_of
-from decnn_tvm.runtime.pace import Reading, Trend, observe
+from decnn_tvm.runtime.mate import Mate
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.recruiter import Recruiter
-from decnn_tvm.runtime.remote_worker import RemoteWorker
+from decnn_tvm.runtime.relief import Relief
 from decnn_tvm.runtime.roster import Roster
 from decnn_tvm.runtime.statistics import checked_status
 from decnn_tvm.runtime.verdict import Sight, judge
@@ -67,16 +67,16 @@ class Fleet:
         fixed: bool = False,
         target: str | Mapping[str, str] | None = None,
     ) -> None:
-        self._home, self._package = home, package
-        self._policy, self._target = policy, target
+        self._home, self._package, self._policy = home, package, policy
         self._roster = Roster(package, assignment, fixed=fixed)
         self._epochs = Epochs(home, package, host, policy)
         self._failed: dict[int, str] = {}
-        self._resync, self._spoilt = "", False
-        self._trend = Trend(time.monotonic())
+        self._resync = ""
+        self._relief = Relief(self._roster, package.plan.strategy, on=policy.rebalance)
         self._looked = self._wished = 0.0
-        self._wish, self._relief = "", list[str]()
-        self._recruiter = Recruiter(self._win_back, policy.silence)
+        self._wish = ""
+        self._enlistment = Enlistment(home, package, policy, target, self._roster, self._epochs)
+        self._recruiter = Recruiter(self._enlistment.again, policy.silence)
 
     @property
     def names(self) -> Sequence[str]:
@@ -90,26 +90,7 @@ class Fleet:
 
     def enlist(self) -> None:
         """Open a session on every worker and send what it needs."""
-        workers = dict(enumerate(self._home.workers))
-
-        def open_session(rank: int, _: threading.Event) -> Mate:
-            return self._enlist(workers[rank])
-
-        answers = call_all(list(workers), open_session, lambda ranks: None, all_or_none=True)
-        # Those that did open one have to end it again, also where others failed.
-        self._roster.mates.update(answers.results)
-        self._raise_first(answers.errors)
-        for rank, mate in self._roster.mates.items():
-            self._package.library(mate.target, len(self._roster.owned(rank)))
-        self._roster.assignment = self._roster.decide(self.names)
-        stored = self._roster.stored(self._policy.replicas)
-        files = {
-            name
-            for rank, mate in self._roster.mates.items()
-            for name in files_of(self._package, mate.target, stored[rank])
-        }
-        self._package.verify(sorted(files & {*self._package.manifest.files}))
-        self._raise_first(self._epochs.supply(self._roster.mates, stored))
+        self._enlistment.all(self._policy.replicas)
 
     def look(self) -> str:
         """Look at the workers; return why they need a new epoch, empty where they don't.
@@ -135,9 +116,9 @@ class Fleet:
         now = time.monotonic()
         if now - self._wished >= LOOK:
             self._wished = now
-            self._relief = self._relief or self._slow(now)
             back = [f"{self.names[rank]} is back" for rank in self._recruiter.waiting(now)]
-            self._wish = "; ".join([*back, *self._relief])
+            relief = self._relief.look(self._epochs.watch.pulses(), now)
+            self._wish = "; ".join([*back, *([relief] if relief else [])])
         return self._wish
 
     def failed(self, rank: int, text: str) -> None:
@@ -183,8 +164,8 @@ class Fleet:
                 break
             self._deal_with(failures, wanted, self._fell_out)
         roster.assignment, roster.changed, roster.fixed = wanted, False, False
-        self._resync, self._trend = "", Trend(time.monotonic())
-        self._wish, self._relief = "", []
+        self._resync = self._wish = ""
+        self._relief.begin(time.monotonic())
         if self._epochs.number:
             seconds = time.monotonic() - start
             logger.info("epoch %d after %.3f s: %s", self._epochs.number, seconds, wanted)
@@ -195,12 +176,7 @@ class Fleet:
         rank = self._home.admit(address)
         if rank in self._roster.mates:
             raise ClusterError(f"{self.names[rank]} takes part already.")
-        mate = self._enlist(self._home.workers[rank])
-        try:
-            mate.supply(self._package, self._roster.prospects(rank, mate), threading.Event())
-        except BaseException:
-            mate.end()
-            raise
+        mate = self._enlistment.newcomer(rank, threading.Event())
         self._roster.take_in(rank, mate)
         self._recruiter.forget(rank)
 
@@ -237,11 +213,6 @@ class Fleet:
         finally:
             self._epochs.close()
 
-    def _enlist(self, worker: RemoteWorker) -> Mate:
-        wanted = self._target
-        target = wanted.get(worker.address) if isinstance(wanted, Mapping) else wanted
-        return Mate.enlist(worker, self._package, target, self._policy, self._epochs.cluster)
-
     def _sight(self) -> Sight:
         mates = self._roster.mates
         failed, self._failed = self._failed, {}
@@ -274,7 +245,7 @@ class Fleet:
         for rank, error in failures.items():
             first = not self._epochs.formed
             if first and (self._roster.fixed or not isinstance(error, MemoryShortage)):
-                self._raise_first(failures)
+                self._enlistment.raise_first(failures)
             handle(rank, len(wanted[rank]), error)
 
     def _not_sent(self, rank: int, count: int, error: Exception) -> None:
@@ -285,7 +256,7 @@ class Fleet:
             self._lose(rank, f"was not taken in: {error}")
         elif self._roster.keep():
             logger.error("the channel groups stay where they are: %s", error)
-            self._spoilt = True
+            self._relief.on = False
         else:
             raise error
 
@@ -315,41 +286,3 @@ class Fleet:
         for rank, mate in arrived.items():
             self._roster.take_in(rank, mate)
         return bool(arrived)
-
-    def _win_back(self, rank: int, cancelled: threading.Event) -> Mate:
-        """Connect to a lost worker again and send what it is going to need; runs beside."""
-        worker = self._home.revive(rank)
-        try:
-            mate = self._enlist(worker)
-            mate.supply(self._package, self._roster.prospects(rank, mate), cancelled)
-        except BaseException:
-            worker.disconnect()
-            raise
-        return mate
-
-    def _slow(self, now: float) -> list[str]:
-        roster, strategy = self._roster, self._package.plan.strategy
-        # The stages of a pipeline differ, so that their times say nothing of the devices.
-        if not self._policy.rebalance or self._spoilt or roster.changed or strategy == "pipeline":
-            return []
-        readings = {
-            rank: Reading(pulse.samples, pulse.seconds)
-            for rank, pulse in self._epochs.watch.pulses().items()
-            if rank in roster.mates
-        }
-        whole = strategy == "replicas"
-        self._trend = observe(self._trend, readings, roster.members(), now, whole=whole)
-        if not self._trend.settled:
-            return []
-        roster.seconds, roster.changed = dict(self._trend.seconds), True
-        times = ", ".join(f"worker {r} {1e3 * s:.2f}" for r, s in roster.seconds.items())
-        return [f"a device stays slow (ms per sample and group: {times})"]
-
-    def _raise_first(self, failures: Mapping[int, Exception]) -> None:
-        """Raise an error of the first deployment, with the cause where a worker has gone."""
-        for rank, error in failures.items():
-            if isinstance(error, ClusterError) and (why := self._home.cause(rank)):
-                raise ClusterError(f"{self.names[rank]} {why}") from error
-        told = [error for error in failures.values() if "was cancelled" not in str(error)]
-        for error in told or failures.values():
-            raise error

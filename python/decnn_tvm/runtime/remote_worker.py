@@ -151,7 +151,10 @@ class RemoteWorker:
             It is gone, does not answer, or a stage still runs.
         """
         if not self.call("close", timeout=min(CLOSE_TIMEOUT, self._timeout)):
-            raise ClusterError(f"{self.name}: a stage does not end. Start the worker again.")
+            raise ClusterError(
+                f"{self.name}: a stage still runs. It is busy until that ends; if it hangs, "
+                "start the worker again."
+            )
 
     def gone(self) -> bool:
         """Tell whether the connection has ended."""
@@ -167,6 +170,11 @@ class RemoteWorker:
         """Close the connection at once; the worker then ends our session by itself."""
         with contextlib.suppress(EOFError, OSError):
             self._connection.close()
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a call may take."""
+        return self._timeout
 
     @property
     def own_host(self) -> str:

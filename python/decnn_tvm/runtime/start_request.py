@@ -9,6 +9,9 @@ from typing import Any
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.plan import Indices
 
+PATIENCE = 5.0
+"""Seconds that a stage of the epoch before has to end, unless the coordinator says more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartRequest:
@@ -34,6 +37,8 @@ class StartRequest:
         Samples below `next_sample` that will be sent (again).
     next_sample : int
         The first sample that has not been submitted yet.
+    patience : float
+        Seconds that a stage of the epoch before has to come to its end.
     """
 
     rank: int
@@ -45,6 +50,7 @@ class StartRequest:
     epoch: int
     live: tuple[int, ...] = ()
     next_sample: int = 0
+    patience: float = PATIENCE
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> StartRequest:
@@ -53,8 +59,9 @@ class StartRequest:
             assignment = tuple(tuple(int(g) for g in groups) for groups in data["assignment"])
             addresses = {int(rank): str(address) for rank, address in data["addresses"].items()}
             live = tuple(int(sample) for sample in data.get("live", ()))
+            patience = float(data.get("patience", PATIENCE))
             changed = {"assignment": assignment, "addresses": addresses, "live": live}
-            return StartRequest(**{**data, **changed})
+            return StartRequest(**{**data, **changed, "patience": patience})
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ClusterError(
                 f"start: no such request ({type(error).__name__}: {error}). Install the same "
