@@ -28,11 +28,14 @@ class Scene:
         self.names, self.assignment = ["device 0"], [(0, 1, 2, 3)]
         self.need = self.desire = ""
         self.epoch, self.replayed = -1, [0]
-        self.now = 0.0
+        self.now, self.results = 0.0, 0
         self.network = MemoryNetwork([HOST, 0])
 
     def look(self) -> str:
         return self.need
+
+    def delivered(self) -> None:
+        self.results += 1
 
     def wish(self) -> str:
         return self.desire
@@ -82,6 +85,7 @@ def test_a_wish_waits_for_the_oldest_sample_under_way(scene: Scene, flight: Flig
     assert scene.replayed == [2]
     for sample in (0, 1):
         assert flight.result(sample) is not None
+    assert scene.results == 2
 
 
 def test_a_wish_does_not_wait_for_samples_that_came_later(scene: Scene, flight: Flight) -> None:

@@ -28,6 +28,9 @@ class Devices(Protocol):
         Cheap, and called often. Raises `ClusterError` where nothing can help.
         """
 
+    def delivered(self) -> None:
+        """Note that a sample has its result."""
+
     def wish(self) -> str:
         """Return why a new epoch would do good, empty where it would not; none is needed.
 

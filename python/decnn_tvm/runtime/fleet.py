@@ -33,6 +33,12 @@ from decnn_tvm.runtime.verdict import Sight, judge
 
 logger = logging.getLogger(__name__)
 
+SETTLED = 8
+"""Results of an epoch after which its shares have proved to fit: the memory of a worker has grown
+as far as it will."""
+SOON = 60.0
+"""Seconds of an epoch after which the end of a worker is no sign of too large a share."""
+
 
 class Fleet:
     """The `decnn_tvm.runtime.devices.Devices` of workers.
@@ -75,6 +81,7 @@ class Fleet:
         self._relief = Relief(self._roster, package.plan.strategy, on=policy.rebalance)
         self._looked = self._wished = 0.0
         self._wish = ""
+        self._formed, self._results = 0.0, 0
         self._enlistment = Enlistment(home, package, policy, target, self._roster, self._epochs)
         self._recruiter = Recruiter(self._enlistment.again, policy.silence)
 
@@ -106,10 +113,18 @@ class Fleet:
         self._looked = now
         verdict = judge(self._sight())
         for rank, why in verdict.lost.items():
+            owned = self._roster.owned(rank)
+            if owned and self._results < SETTLED and now - self._formed < SOON:
+                if self._home.cause(rank):
+                    self._roster.suspect(rank, len(owned))
             self._lose(rank, why)
         reasons = [f"{self.names[rank]} {why}" for rank, why in verdict.lost.items()]
         reasons += [text for text in (verdict.resync, self._resync) if text]
         return "; ".join(reasons)
+
+    def delivered(self) -> None:
+        """Note that a sample has its result: the workers bear their shares, so far."""
+        self._results += 1
 
     def wish(self) -> str:
         """Return who is back, or stays slow, empty where nobody is."""
@@ -153,6 +168,10 @@ class Fleet:
         """
         start, roster = time.monotonic(), self._roster
         self._take_in_newcomers(start)
+        for rank in list(roster.mates):
+            # Not by what it would be given now.
+            if self._epochs.formed and (why := self._home.cause(rank)):
+                self._lose(rank, why)
         while True:
             wanted = self._decide(start + self._policy.patience)
             shares = {rank: wanted[rank] for rank in roster.mates}
@@ -165,7 +184,8 @@ class Fleet:
             self._deal_with(failures, wanted, self._fell_out)
         roster.assignment, roster.changed, roster.fixed = wanted, False, False
         self._resync = self._wish = ""
-        self._relief.begin(time.monotonic())
+        self._formed, self._results = time.monotonic(), 0
+        self._relief.begin(self._formed)
         if self._epochs.number:
             seconds = time.monotonic() - start
             logger.info("epoch %d after %.3f s: %s", self._epochs.number, seconds, wanted)
@@ -251,7 +271,7 @@ class Fleet:
     def _not_sent(self, rank: int, count: int, error: Exception) -> None:
         """Deal with a worker that did not get what it was to own."""
         if not isinstance(error, PackageError):
-            self._fell_out(rank, count, error)
+            self._lose(rank, f"did not get what it needs: {error}")
         elif not self._roster.owned(rank):
             self._lose(rank, f"was not taken in: {error}")
         elif self._roster.keep():
@@ -265,8 +285,10 @@ class Fleet:
         if isinstance(error, MemoryShortage):
             logger.warning("%s", error)
             self._roster.mates[rank].refused = count
-            self._roster.changed = True
+            self._roster.refuse(rank, count)
         else:
+            if count and self._home.cause(rank):
+                self._roster.suspect(rank, count)
             self._lose(rank, f"did not take part in epoch {self._epochs.number}: {error}")
 
     def _decide(self, deadline: float) -> tuple[Indices, ...]:

@@ -152,6 +152,7 @@ class Flight:
             result = self._executor.take_result(sample)
             if result is not None:
                 self._ledger.settle(sample, result)
+                self._devices.delivered()
 
     def _take(self, message: Message | WireError | None) -> str:
         """Take in a message; return why that could not be done, if so."""

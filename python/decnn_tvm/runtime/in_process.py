@@ -136,6 +136,9 @@ class _Local:
         """Return nothing: these devices live as long as this process."""
         return ""
 
+    def delivered(self) -> None:
+        """Do nothing: these devices have their shares for good."""
+
     def wish(self) -> str:
         """Return nothing: these devices never change."""
         return ""

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from decnn_tvm.errors import ClusterError, MemoryShortage
 from decnn_tvm.package import Package
@@ -11,6 +13,18 @@ from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.mate import Mate
 from decnn_tvm.runtime.membership import Member, reassign, replicas, share_bytes, shortage
 from decnn_tvm.runtime.pace import with_speeds
+
+REMEMBERED = 300.0
+"""Seconds that a share which was too much for a worker is remembered, also when it has come back:
+it may have more memory then, or less."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """The least number of groups that was too much, and until when that counts."""
+
+    groups: int
+    until: float
 
 
 class Roster:
@@ -25,6 +39,8 @@ class Roster:
     fixed : bool
         Whether the user asked for these shares: they are refused rather than changed before the
         first epoch, and say how fast the devices are.
+    clock : callable
+        Seconds.
 
     Attributes
     ----------
@@ -40,12 +56,22 @@ class Roster:
         Whether the groups have to be dealt anew.
     """
 
-    def __init__(self, package: Package, assignment: Sequence[Indices], *, fixed: bool) -> None:
+    def __init__(
+        self,
+        package: Package,
+        assignment: Sequence[Indices],
+        *,
+        fixed: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.assignment = tuple(assignment)
         self.mates: dict[int, Mate] = {}
         self.causes: dict[int, str] = {}
         self.fixed, self.changed = fixed, False
         self.seconds = {r: 1 / len(g) for r, g in enumerate(assignment)} if fixed else {}
+        self._clock = clock
+        self._refused: dict[int, _Limit] = {}
+        self._suspected: dict[int, _Limit] = {}
         self._package, self._groups = package, package.plan.groups
         self._neighbours = package.plan.strategy == "rows"
         self._need = {k: share_bytes(package.plan, k) for k in range(self._groups + 1)}
@@ -66,17 +92,25 @@ class Roster:
         self.changed = True
         return self.mates.pop(rank)
 
-    def members(self) -> list[Member]:
-        """Return the workers as the functions of `membership` see them."""
-        members = [self._member(rank, mate) for rank, mate in sorted(self.mates.items())]
-        return with_speeds(members, self.seconds)
+    def refuse(self, rank: int, groups: int) -> None:
+        """Note that a worker, and who comes back in its place, has no memory for so many groups."""
+        self._limit(self._refused, rank, groups)
+
+    def suspect(self, rank: int, groups: int) -> None:
+        """Note that so many groups may be what ended a worker: less, where others can hold them."""
+        self._limit(self._suspected, rank, groups)
+
+    def members(self, *, wary: bool = True) -> list[Member]:
+        """Return the workers as the functions of `membership` see them.
+
+        With `wary` none is to own what it is suspected not to bear.
+        """
+        mates = sorted(self.mates.items())
+        return with_speeds([self._member(rank, mate, wary) for rank, mate in mates], self.seconds)
 
     def prospects(self, rank: int, mate: Mate) -> Indices:
         """Return what a worker that is not there yet would own."""
-        others = [m for m in self.members() if m.rank != rank]
-        members = [*others, self._member(rank, mate)]
-        after = reassign(members, self._groups, neighbours=self._neighbours)
-        return (after or {}).get(rank, ())
+        return (self._dealt((rank, mate)) or {}).get(rank, ())
 
     def stored(self, copies: int) -> dict[int, Indices]:
         """Return whose weights each worker stores: its own groups', and copies of others'."""
@@ -106,15 +140,29 @@ class Roster:
             return self.assignment
         after = None
         if not self.fixed:
-            after = reassign(members, self._groups, neighbours=self._neighbours)
+            after = self._dealt()
         if after is None:
-            raise self._shortage(members, names)
+            raise self._shortage(self.members(wary=False), names)
         length = max(len(self.assignment), max(after) + 1)
         return tuple(after.get(rank, ()) for rank in range(length))
 
-    def _member(self, rank: int, mate: Mate) -> Member:
+    def _dealt(self, newcomer: tuple[int, Mate] | None = None) -> dict[int, Indices] | None:
+        """Return the groups by rank, or None where the workers can't hold them."""
+        for wary in (True, False):
+            members = self.members(wary=wary)
+            if newcomer is not None:
+                members = [m for m in members if m.rank != newcomer[0]]
+                members.append(self._member(*newcomer, wary))
+            after = reassign(members, self._groups, neighbours=self._neighbours)
+            if after is not None:
+                return after
+        return None
+
+    def _member(self, rank: int, mate: Mate, wary: bool) -> Member:
+        too_many = [mate.refused, self._too_many(self._refused, rank)]
+        too_many += [self._too_many(self._suspected, rank)] if wary else []
         counts = [
-            k for k in self._libraries(mate) if self._need[k] <= mate.memory and k < mate.refused
+            k for k in self._libraries(mate) if self._need[k] <= mate.memory and k < min(too_many)
         ]
         return Member(
             rank=rank,
@@ -122,6 +170,15 @@ class Roster:
             counts=tuple(counts),
             stored=mate.stored(self._groups),
         )
+
+    def _limit(self, limits: dict[int, _Limit], rank: int, groups: int) -> None:
+        least = min(groups, self._too_many(limits, rank))
+        limits[rank] = _Limit(least, self._clock() + REMEMBERED)
+        self.changed = True
+
+    def _too_many(self, limits: Mapping[int, _Limit], rank: int) -> int:
+        limit = limits.get(rank)
+        return self._groups + 1 if limit is None or self._clock() > limit.until else limit.groups
 
     def _libraries(self, mate: Mate) -> list[int]:
         return sorted(self._package.manifest.targets[mate.target].libraries)
