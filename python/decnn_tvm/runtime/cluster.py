@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ from types import TracebackType
 from decnn_tvm.assignment import assign_groups
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.package import Package
+from decnn_tvm.plan import Plan
 from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.exposure import (
     accept_all,
@@ -21,6 +23,8 @@ from decnn_tvm.runtime.fleet import Fleet
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.session import Session
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT = 60.0
 PROBE_TIMEOUT = 2.0
@@ -141,7 +145,7 @@ class Cluster:
         Raises
         ------
         PartitionError
-            There are more workers than channel groups, or the shares do not fit.
+            The shares do not fit. Of more workers than channel groups some stay idle.
         PackageError
             The package is damaged or does not fit a worker's machine or versions.
         MemoryShortage
@@ -150,7 +154,7 @@ class Cluster:
             A worker is gone or busy, or a session of this cluster is still open.
         """
         package = package if isinstance(package, Package) else Package(package)
-        fleet = self.enlist(package, shares=shares, target=target, policy=policy)
+        fleet = self.enlist(package, shares=shares, target=target, policy=policy, idle=True)
         try:
             session = Session(package.plan, fleet, self._timeout)
         except BaseException:
@@ -166,16 +170,17 @@ class Cluster:
         shares: Sequence[int] | None = None,
         target: str | Mapping[str, str] | None = None,
         policy: Policy = DEFAULT,
+        idle: bool = False,
     ) -> Fleet:
         """Send a package to the workers without starting it; `deploy` says what is what.
 
-        Who calls this closes the fleet.
+        With `idle`, some of more workers than channel groups are left alone; otherwise that is a
+        `PartitionError`. Who calls this closes the fleet.
         """
         self._make_room()
-        assignment = assign_groups(package.plan, len(self._workers), shares)
-        for rank in range(len(self._workers)):
-            if self.cause(rank) and policy.rejoin:
-                self.revive(rank)
+        ranks = self._chosen(package.plan, policy, idle=idle)
+        dealt = dict(zip(ranks, assign_groups(package.plan, len(ranks), shares), strict=True))
+        assignment = [dealt.get(rank, ()) for rank in range(len(self._workers))]
         fleet = Fleet(
             self,
             package,
@@ -192,6 +197,21 @@ class Cluster:
             fleet.close()
             raise
         return fleet
+
+    def _chosen(self, plan: Plan, policy: Policy, *, idle: bool) -> list[int]:
+        """Return whom to deploy to: with `idle` as many as there are groups, the living first."""
+        ranks = list(range(len(self._workers)))
+        count = min(plan.groups, len(ranks)) if idle else len(ranks)
+        there = [rank for rank in ranks if not self.cause(rank)]
+        if len(there) < count:
+            for rank in ranks:
+                if self.cause(rank) and policy.rejoin:
+                    self.revive(rank)
+            there = ranks
+        if left := ", ".join(self._workers[rank].name for rank in there[count:]):
+            what = f"the {plan.groups} {plan.unit} of {plan.model!r}"
+            logger.warning("more workers than %s: %s stays idle", what, left)
+        return there[:count]
 
     def cause(self, rank: int) -> str:
         """Return why a worker is gone, empty where it is there."""
@@ -225,6 +245,10 @@ class Cluster:
         rank = len(self._workers)
         self._workers.append(self._dial(address, f"worker {rank} at {address}", self._timeout))
         return rank
+
+    def dismiss(self, rank: int) -> None:
+        """Forget a worker; those of higher ranks move up, so that no session may know them."""
+        self._workers.pop(rank).disconnect()
 
     def route(self, source: int, target: int, address: str) -> str:
         """Return the address by which one rank reaches another's data plane.

@@ -79,5 +79,8 @@ class Home(Protocol):
     def admit(self, address: str) -> int:
         """Connect to a worker and return its rank."""
 
+    def dismiss(self, rank: int) -> None:
+        """Forget a worker; those of higher ranks move up, so that no session may know them."""
+
     def route(self, source: int, target: int, address: str) -> str:
         """Return the address by which one rank reaches another's data plane."""

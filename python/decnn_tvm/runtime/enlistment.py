@@ -47,10 +47,12 @@ class Enlistment:
     ) -> None:
         self._home, self._package, self._policy = home, package, policy
         self._target, self._roster, self._epochs = target, roster, epochs
+        self._first = len(home.workers)
 
     def all(self, replicas: int) -> None:
-        """Open a session on every worker and send it what it needs, with so many copies."""
-        workers = dict(enumerate(self._home.workers))
+        """Open a session on every worker with groups and send what it needs, and copies."""
+        owned, ranks = self._roster.owned, range(len(self._home.workers))
+        workers = {rank: self._home.workers[rank] for rank in ranks if owned(rank)}
 
         def open_session(rank: int, _: threading.Event) -> Mate:
             return self._open(workers[rank])
@@ -70,6 +72,25 @@ class Enlistment:
         }
         self._package.verify(sorted(files & {*self._package.manifest.files}))
         self.raise_first(self._epochs.supply(self._roster.mates, stored))
+
+    def admit(self, address: str) -> tuple[int, Mate]:
+        """Connect to a worker that is added; return its rank, and it with what it needs."""
+        known = len(self._home.workers)
+        rank = self._home.admit(address)
+        if rank in self._roster.mates:
+            raise ClusterError(f"{self._names()[rank]} takes part already.")
+        try:
+            return rank, self.newcomer(rank, threading.Event())
+        except BaseException:
+            if rank == known:
+                self._home.dismiss(rank)
+            raise
+
+    def dismiss_lost(self) -> None:
+        """Have the cluster forget who was added and is lost; in the end, since ranks change."""
+        for rank in reversed(range(self._first, len(self._home.workers))):
+            if rank not in self._roster.mates:
+                self._home.dismiss(rank)
 
     def newcomer(self, rank: int, cancelled: threading.Event) -> Mate:
         """Open a session on a worker and send what it is going to need."""

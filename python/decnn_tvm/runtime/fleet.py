@@ -9,7 +9,6 @@ under the session's lock; only attempts to win back lost workers run beside it.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -193,10 +192,7 @@ class Fleet:
 
     def add(self, address: str) -> None:
         """Have the worker at an address taken in at the next `form`."""
-        rank = self._home.admit(address)
-        if rank in self._roster.mates:
-            raise ClusterError(f"{self.names[rank]} takes part already.")
-        mate = self._enlistment.newcomer(rank, threading.Event())
+        rank, mate = self._enlistment.admit(address)
         self._roster.take_in(rank, mate)
         self._recruiter.forget(rank)
 
@@ -230,6 +226,7 @@ class Fleet:
             self._recruiter.close()
             with ThreadPoolExecutor(max(1, len(mates))) as pool:
                 list(pool.map(Mate.end, mates))
+            self._enlistment.dismiss_lost()
         finally:
             self._epochs.close()
 

@@ -68,7 +68,7 @@ class Roster:
         self.mates: dict[int, Mate] = {}
         self.causes: dict[int, str] = {}
         self.fixed, self.changed = fixed, False
-        self.seconds = {r: 1 / len(g) for r, g in enumerate(assignment)} if fixed else {}
+        self.seconds = {r: 1 / len(g) for r, g in enumerate(assignment) if g} if fixed else {}
         self._clock = clock
         self._refused: dict[int, _Limit] = {}
         self._suspected: dict[int, _Limit] = {}
@@ -121,13 +121,11 @@ class Roster:
         """Have the present owners keep their groups, if all are there; return whether they are."""
         held = {group for rank in self.mates for group in self.owned(rank)}
         if whole := len(held) == self._groups:
-            length = max(len(self.assignment), max(self.mates) + 1)
-            self.assignment = tuple(self.owned(rank) for rank in range(length))
             self.changed = False
         return whole
 
     def decide(self, names: Sequence[str]) -> tuple[Indices, ...]:
-        """Return who is to own what.
+        """Return who is to own what, one entry for each of `names`.
 
         Raises
         ------
@@ -136,15 +134,14 @@ class Roster:
         """
         members = self.members()
         fits = all(not m.groups or len(m.groups) in m.counts for m in members)
+        after: Mapping[int, Indices] | None = None
         if fits and not self.changed:
-            return self.assignment
-        after = None
-        if not self.fixed:
+            after = dict(enumerate(self.assignment))
+        elif not self.fixed:
             after = self._dealt()
         if after is None:
             raise self._shortage(self.members(wary=False), names)
-        length = max(len(self.assignment), max(after) + 1)
-        return tuple(after.get(rank, ()) for rank in range(length))
+        return tuple(after.get(rank, ()) for rank in range(len(names)))
 
     def _dealt(self, newcomer: tuple[int, Mate] | None = None) -> dict[int, Indices] | None:
         """Return the groups by rank, or None where the workers can't hold them."""
