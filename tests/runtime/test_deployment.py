@@ -20,6 +20,7 @@ from decnn_tvm.runtime.engine import Engine
 from decnn_tvm.runtime.local_cluster import LocalCluster
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.remote_worker import RemoteWorker
+from decnn_tvm.runtime.share import Share
 from decnn_tvm.runtime.start_request import StartRequest
 from decnn_tvm.transfers import HOST
 
@@ -67,13 +68,13 @@ def long_stage(gate: Gate, monkeypatch) -> Gate:
 @pytest.fixture
 def long_load(gate: Gate, monkeypatch) -> Gate:
     """Weights that are loaded when the gate opens."""
-    packed = Deployment._packed
+    packed = Share._packed
 
     def slowly(self, package, target, groups):
         gate()
         return packed(self, package, target, groups)
 
-    monkeypatch.setattr(Deployment, "_packed", slowly)
+    monkeypatch.setattr(Share, "_packed", slowly)
     return gate
 
 
@@ -100,7 +101,7 @@ def opened(state: WorkerState, package) -> Deployment:
 def check_free(deployment: Deployment, state: WorkerState) -> None:
     """Nothing of a deployment is left, and the next one can come."""
     assert deployment.ended.wait(60)
-    assert deployment._library is None and deployment._engine is None
+    assert deployment._share.library is None and deployment._engine is None
     assert not deployment._folder.exists()
     for thread in (deployment.transport._receiver, deployment._thread):
         assert thread is None or not thread.is_alive()
@@ -143,7 +144,7 @@ def test_what_a_long_stage_holds_is_freed_when_it_ends(hand_net, state, long_sta
     assert state.close(OWNER)  # it is not his any more
     with pytest.raises(ClusterError, match="busy with a stage of a session that was closed"):
         state.open(OWNER, Policy(), bytes(16), 1 << 20)
-    assert deployment._library is not None and not deployment.ended.is_set()
+    assert deployment._share.library is not None and not deployment.ended.is_set()
     long_stage.open.set()
     check_free(deployment, state)
 

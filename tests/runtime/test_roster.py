@@ -14,7 +14,7 @@ from decnn_tvm.errors import MemoryShortage
 from decnn_tvm.runtime.local_cluster import LocalCluster
 from decnn_tvm.runtime.mate import Mate
 from decnn_tvm.runtime.remote_worker import RemoteWorker
-from decnn_tvm.runtime.roster import REMEMBERED, Roster
+from decnn_tvm.runtime.roster import REMEMBERED, SETTLED, SOON, Roster
 from tests.runtime.test_takeover import kill, stream_with, until
 
 NAMES = ("worker 0", "worker 1")
@@ -76,6 +76,18 @@ def test_a_suspicion_does_not_end_a_session(scene: Scene) -> None:
     scene.roster.refuse(0, 4)
     with pytest.raises(MemoryShortage, match="worker 0 holds at most 3"):
         scene.counts()
+
+
+def test_a_share_is_tried_by_results_or_time(scene: Scene) -> None:
+    roster = scene.roster
+    roster.begin(((0, 1, 2), (3,)))
+    roster.results = SETTLED - 1
+    assert (roster.untried(0), roster.untried(1), roster.untried(2)) == (3, 1, 0)
+    roster.results = SETTLED
+    assert roster.untried(0) == 0
+    roster.begin(((0, 1, 2), (3,)))
+    scene.now += SOON + 1
+    assert roster.untried(0) == 0
 
 
 def test_a_share_that_ends_a_worker_when_it_starts_is_given_once(hand_net, monkeypatch) -> None:

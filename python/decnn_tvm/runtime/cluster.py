@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from decnn_tvm.assignment import assign_groups
 from decnn_tvm.errors import ClusterError
@@ -208,9 +207,8 @@ class Cluster:
                 if self.cause(rank) and policy.rejoin:
                     self.revive(rank)
             there = ranks
-        if left := ", ".join(self._workers[rank].name for rank in there[count:]):
-            what = f"the {plan.groups} {plan.unit} of {plan.model!r}"
-            logger.warning("more workers than %s: %s stays idle", what, left)
+        if left := [self._workers[rank].name for rank in there[count:]]:
+            logger.warning("more workers than %d %s: %s idle", plan.groups, plan.unit, left)
         return there[:count]
 
     def cause(self, rank: int) -> str:
@@ -286,12 +284,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _make_room(self) -> None:

@@ -23,12 +23,13 @@ from typing import Any
 import rpyc
 
 from decnn_tvm.errors import ClusterError, DecnnError
-from decnn_tvm.runtime.deployment import Deployment, Guard
+from decnn_tvm.runtime.deployment import Deployment
 from decnn_tvm.runtime.machine import available, memory, this_machine
 from decnn_tvm.runtime.observation import Observation
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.probe_end import ProbeEnd
 from decnn_tvm.runtime.start_request import StartRequest
+from decnn_tvm.runtime.transport import Guard
 from decnn_tvm.runtime.wire import MAX_ERROR, MAX_PAYLOAD
 
 logger = logging.getLogger(__name__)

@@ -14,32 +14,23 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decnn_tvm.errors import ClusterError, MemoryShortage, PackageError
+from decnn_tvm.errors import ClusterError, PackageError
 from decnn_tvm.package import MANIFEST, Package
-from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.engine import Counters, Engine, Link, device_status
 from decnn_tvm.runtime.executor import Executor
 from decnn_tvm.runtime.heartbeat import Watch
-from decnn_tvm.runtime.library import StageLibrary, empty_pool
-from decnn_tvm.runtime.machine import (
-    choose_target,
-    freed_memory_returned,
-    memory,
-    reset_peak,
-    this_machine,
-    trim,
-)
+from decnn_tvm.runtime.library import StageLibrary
+from decnn_tvm.runtime.machine import choose_target, memory, reset_peak, this_machine
 from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.share import Share
 from decnn_tvm.runtime.stage_timing import time_stages
 from decnn_tvm.runtime.start_request import StartRequest
-from decnn_tvm.runtime.transport import ZmqTransport
+from decnn_tvm.runtime.transport import OPEN, Guard, ZmqTransport
 from decnn_tvm.runtime.uploads import Uploads
-from decnn_tvm.runtime.weights import DeviceWeights
-from decnn_tvm.runtime.wire import MAX_PAYLOAD, Header
+from decnn_tvm.runtime.wire import Header
 from decnn_tvm.transfers import HOST
 
 logger = logging.getLogger(__name__)
@@ -48,29 +39,6 @@ MAX_TIMING = 600.0
 """Seconds that timing the stages may take."""
 REAP_TIMEOUT = 60.0
 """Seconds between two reports of a stage that does not end after its session was closed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guard:
-    """What a deployment's data plane takes.
-
-    Attributes
-    ----------
-    cluster : bytes, optional
-        The deployment whose messages are taken; any where it is None.
-    max_payload : int
-        Bytes of the largest message.
-    encrypt : bool
-        Whether both ends must know each other's keys.
-    """
-
-    cluster: bytes | None = None
-    max_payload: int = MAX_PAYLOAD
-    encrypt: bool = False
-
-
-OPEN = Guard()
-"""Takes messages of any deployment from anybody."""
 
 
 class Deployment:
@@ -111,17 +79,15 @@ class Deployment:
         self._changes = threading.Lock()
         self._closed = threading.Event()
         self.ended = threading.Event()
-        self._verified: set[str] = set()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._engine: Engine | None = None
         self._request: StartRequest | None = None
         self._model = ""
-        self._library: StageLibrary | None = None
-        self._loaded: tuple[str, Indices] | None = None
+        self._share = Share(limit)
         self._counters = Counters()
         self._epoch = -1
-        self._idle_bytes, self._limit = idle_bytes, limit
+        self._idle_bytes = idle_bytes
         reset_peak()
         folder.mkdir(mode=0o700)
         self._policy = Policy() if policy is None else policy
@@ -138,7 +104,7 @@ class Deployment:
         """Write a piece of a file; see `Uploads.take`."""
         with self._changing():
             self._uploads.take(name, offset, data)
-            self._verified.discard(name)
+            self._share.verified.discard(name)
 
     def start(self, request: StartRequest) -> None:
         """Begin an epoch: check and load what it needs and start the compute thread.
@@ -186,17 +152,19 @@ class Deployment:
             header, {rank: a for rank, a in request.addresses.items() if rank != request.rank}
         )
         self._request, self._model = request, package.plan.model
-        self._load(package, request.target, groups)
+        self._share.load(package, request.target, groups)
         self._refuse_closed()
-        if self._library is not None:
-            self._start_engine(package, request, self._library, Link.of(self.transport, header))
+        if self._share.library is not None:
+            self._start_engine(
+                package, request, self._share.library, Link.of(self.transport, header)
+            )
 
     def status(self) -> dict[str, Any]:
         """Return what this device did and takes, as JSON data."""
         if self._epoch < 0:
             raise ClusterError("this deployment has not been started.")
         return {
-            **device_status(self._counters, self._library, self._engine),
+            **device_status(self._counters, self._share.library, self._engine),
             "peak_bytes": max(0, memory().peak - self._idle_bytes),
             "processor_seconds": time.process_time(),
         }
@@ -206,7 +174,7 @@ class Deployment:
         if not 0 < seconds <= MAX_TIMING:
             raise ClusterError(f"stages: {seconds} s of timing; expected 0 to {MAX_TIMING:g}.")
         with self._changing():
-            engine, library, request = self._engine, self._library, self._request
+            engine, library, request = self._engine, self._share.library, self._request
             if engine is None or library is None or request is None:
                 raise ClusterError("this worker owns no channel groups: it has no stages to time.")
             groups = request.assignment[request.rank]
@@ -228,7 +196,11 @@ class Deployment:
         }
         if request is None or (engine is None and request.assignment[request.rank]):
             return seen
-        counters, seconds, library = self._counters, dict(self._counters.seconds), self._library
+        counters, seconds, library = (
+            self._counters,
+            dict(self._counters.seconds),
+            self._share.library,
+        )
         return seen | {
             "state": "failed" if engine is not None and engine.failure else "running",
             "model": self._model,
@@ -269,8 +241,8 @@ class Deployment:
             if not self._join(max(0.0, deadline - time.monotonic())):
                 return False
             self.transport.close()
-            with freed_memory_returned():
-                self._unload()
+            self._engine = self._thread = None
+            self._share.free()
             shutil.rmtree(self._folder, ignore_errors=True)
             self.ended.set()
             return True
@@ -322,40 +294,3 @@ class Deployment:
         if self._thread is not None:
             self._thread.join(timeout)
         return self._thread is None or not self._thread.is_alive()
-
-    def _unload(self) -> None:
-        self._engine = self._library = self._thread = self._loaded = None
-        empty_pool()
-
-    def _load(self, package: Package, target: str, groups: Indices) -> None:
-        """Have the library of these groups with their weights; free another one first."""
-        if self._loaded == (target, groups):
-            return
-        with freed_memory_returned():
-            self._unload()
-            if groups:
-                self._library = self._packed(package, target, groups)
-        if groups:
-            self._check_limit(f"{len(groups)} {package.plan.unit}")
-            self._loaded = (target, groups)
-
-    def _packed(self, package: Package, target: str, groups: Indices) -> StageLibrary:
-        names = [n for n in package.files_for(target, groups) if n not in self._verified]
-        package.verify(names)
-        self._verified.update(names)
-        path = package.file(package.library(target, len(groups)))
-        try:
-            return StageLibrary(path, package.plan, DeviceWeights(package, groups), groups)
-        except MemoryError as error:
-            share = f"{len(groups)} {package.plan.unit}"
-            raise MemoryShortage(f"{share}: {error}.") from error
-
-    def _check_limit(self, share: str) -> None:
-        taken = memory().resident
-        if self._limit is not None and taken > self._limit:
-            self._unload()
-            trim()
-            raise MemoryShortage(
-                f"{share} take {taken / 1e6:.1f} MB with the worker itself; "
-                f"its limit is {self._limit / 1e6:.1f} MB."
-            )

@@ -32,12 +32,6 @@ from decnn_tvm.runtime.verdict import Sight, judge
 
 logger = logging.getLogger(__name__)
 
-SETTLED = 8
-"""Results of an epoch after which its shares have proved to fit: the memory of a worker has grown
-as far as it will."""
-SOON = 60.0
-"""Seconds of an epoch after which the end of a worker is no sign of too large a share."""
-
 
 class Fleet:
     """The `decnn_tvm.runtime.devices.Devices` of workers.
@@ -80,7 +74,6 @@ class Fleet:
         self._relief = Relief(self._roster, package.plan.strategy, on=policy.rebalance)
         self._looked = self._wished = 0.0
         self._wish = ""
-        self._formed, self._results = 0.0, 0
         self._enlistment = Enlistment(home, package, policy, target, self._roster, self._epochs)
         self._recruiter = Recruiter(self._enlistment.again, policy.silence)
 
@@ -112,10 +105,8 @@ class Fleet:
         self._looked = now
         verdict = judge(self._sight())
         for rank, why in verdict.lost.items():
-            owned = self._roster.owned(rank)
-            if owned and self._results < SETTLED and now - self._formed < SOON:
-                if self._home.cause(rank):
-                    self._roster.suspect(rank, len(owned))
+            if (untried := self._roster.untried(rank)) and self._home.cause(rank):
+                self._roster.suspect(rank, untried)
             self._lose(rank, why)
         reasons = [f"{self.names[rank]} {why}" for rank, why in verdict.lost.items()]
         reasons += [text for text in (verdict.resync, self._resync) if text]
@@ -123,7 +114,7 @@ class Fleet:
 
     def delivered(self) -> None:
         """Note that a sample has its result: the workers bear their shares, so far."""
-        self._results += 1
+        self._roster.results += 1
 
     def wish(self) -> str:
         """Return who is back, or stays slow, empty where nobody is."""
@@ -181,10 +172,9 @@ class Fleet:
             if not failures:
                 break
             self._deal_with(failures, wanted, self._fell_out)
-        roster.assignment, roster.changed, roster.fixed = wanted, False, False
+        roster.begin(wanted)
         self._resync = self._wish = ""
-        self._formed, self._results = time.monotonic(), 0
-        self._relief.begin(self._formed)
+        self._relief.begin(time.monotonic())
         if self._epochs.number:
             seconds = time.monotonic() - start
             logger.info("epoch %d after %.3f s: %s", self._epochs.number, seconds, wanted)

@@ -18,6 +18,12 @@ REMEMBERED = 300.0
 """Seconds that a share which was too much for a worker is remembered, also when it has come back:
 it may have more memory then, or less."""
 
+SETTLED = 8
+"""Results of an epoch after which its shares have proved to fit: the memory of a worker has grown
+as far as it will."""
+SOON = 60.0
+"""Seconds of an epoch after which the end of a worker is no sign of too large a share."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
@@ -54,6 +60,8 @@ class Roster:
         Measured seconds per sample and group, or what the shares say.
     changed : bool
         Whether the groups have to be dealt anew.
+    results : int
+        Samples that have their result in the present epoch.
     """
 
     def __init__(
@@ -69,7 +77,7 @@ class Roster:
         self.causes: dict[int, str] = {}
         self.fixed, self.changed = fixed, False
         self.seconds = {r: 1 / len(g) for r, g in enumerate(assignment) if g} if fixed else {}
-        self._clock = clock
+        self.results, self._begun, self._clock = 0, clock(), clock
         self._refused: dict[int, _Limit] = {}
         self._suspected: dict[int, _Limit] = {}
         self._package, self._groups = package, package.plan.groups
@@ -91,6 +99,17 @@ class Roster:
         self.causes[rank] = why
         self.changed = True
         return self.mates.pop(rank)
+
+    def begin(self, assignment: Sequence[Indices]) -> None:
+        """Note that an epoch has begun."""
+        self.assignment = tuple(assignment)
+        self.changed = self.fixed = False
+        self.results, self._begun = 0, self._clock()
+
+    def untried(self, rank: int) -> int:
+        """Return how many groups a worker has had for so short that they may be too many."""
+        tried = self.results >= SETTLED or self._clock() - self._begun > SOON
+        return 0 if tried else len(self.owned(rank))
 
     def refuse(self, rank: int, groups: int) -> None:
         """Note that a worker, and who comes back in its place, has no memory for so many groups."""

@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import zmq
@@ -90,6 +91,29 @@ class MemoryTransport:
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """What a deployment's data plane takes.
+
+    Attributes
+    ----------
+    cluster : bytes, optional
+        The deployment whose messages are taken; any where it is None.
+    max_payload : int
+        Bytes of the largest message.
+    encrypt : bool
+        Whether both ends must know each other's keys.
+    """
+
+    cluster: bytes | None = None
+    max_payload: int = MAX_PAYLOAD
+    encrypt: bool = False
+
+
+OPEN = Guard()
+"""Takes messages of any deployment from anybody."""
 
 
 class ZmqTransport:
