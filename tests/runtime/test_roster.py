@@ -13,8 +13,10 @@ import pytest
 from decnn_tvm.errors import MemoryShortage
 from decnn_tvm.runtime.local_cluster import LocalCluster
 from decnn_tvm.runtime.mate import Mate
+from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.roster import REMEMBERED, SETTLED, SOON, Roster
+from decnn_tvm.runtime.session import Session
 from tests.runtime.test_takeover import kill, stream_with, until
 
 NAMES = ("worker 0", "worker 1")
@@ -90,10 +92,14 @@ def test_a_share_is_tried_by_results_or_time(scene: Scene) -> None:
     assert roster.untried(0) == 0
 
 
+def deployed(cluster: LocalCluster, hand_net) -> Session:
+    return cluster.deploy(hand_net.package, policy=Policy(rebalance=False))
+
+
 def test_a_share_that_ends_a_worker_when_it_starts_is_given_once(hand_net, monkeypatch) -> None:
     """As where the system kills it for its memory."""
     ask: Any = RemoteWorker.ask
-    with LocalCluster(2, timeout=30) as cluster, cluster.deploy(hand_net.package) as session:
+    with LocalCluster(2, timeout=30) as cluster, deployed(cluster, hand_net) as session:
         tries = []
 
         def starts(self: RemoteWorker, method: str, read: Any, *args: Any, **more: Any) -> Any:
@@ -113,7 +119,7 @@ def test_a_share_that_ends_a_worker_when_it_starts_is_given_once(hand_net, monke
 @pytest.mark.parametrize(("results", "counts"), [(1, [1, 3]), (20, [2, 2])])
 def test_a_share_that_ends_a_worker_soon(hand_net, results: int, counts: list[int]) -> None:
     x = hand_net.samples(1)[0]
-    with LocalCluster(2, timeout=30) as cluster, cluster.deploy(hand_net.package) as session:
+    with LocalCluster(2, timeout=30) as cluster, deployed(cluster, hand_net) as session:
         for _ in range(results):
             session.run(x)
         kill(cluster, 0)
