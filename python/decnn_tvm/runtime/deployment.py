@@ -33,6 +33,7 @@ from decnn_tvm.runtime.machine import (
     trim,
 )
 from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.route import largest_messages
 from decnn_tvm.runtime.stage_timing import time_stages
 from decnn_tvm.runtime.start_request import StartRequest
 from decnn_tvm.runtime.transport import ZmqTransport
@@ -187,7 +188,9 @@ class Deployment:
         self._epoch = request.epoch
         # Before the weights are loaded, which takes a while, so that peers hear this device.
         self.transport.begin(
-            header, {rank: a for rank, a in request.addresses.items() if rank != request.rank}
+            header,
+            {rank: a for rank, a in request.addresses.items() if rank != request.rank},
+            largest_messages(package.plan, request.assignment, request.rank),
         )
         self._request, self._model = request, package.plan.model
         self._load(package, request.target, groups)

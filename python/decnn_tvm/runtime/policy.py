@@ -21,6 +21,9 @@ class Policy:
     silence : float
         Seconds without any message after which a device counts as lost, at most: one whose
         messages have come steadily is given up earlier, see `decnn_tvm.runtime.heartbeat`.
+    slowest_link : float
+        Bits per second of the slowest link. A device is given up later by what its largest
+        messages take there, since it can't be heard while one of them is under way.
     orphan : float
         Seconds without the coordinator after which a worker ends its session.
     takeover : bool
@@ -38,6 +41,7 @@ class Policy:
 
     beat: float = 0.1
     silence: float = 1.0
+    slowest_link: float = 20e6
     orphan: float = 60.0
     takeover: bool = True
     rejoin: bool = True
@@ -51,5 +55,7 @@ class Policy:
                 f"beat={self.beat:g}, silence={self.silence:g}, orphan={self.orphan:g} seconds: "
                 "expected 0 < 2 * beat < silence <= orphan, so that one late heartbeat is no loss."
             )
+        if not self.slowest_link > 0:
+            raise InputError(f"slowest_link={self.slowest_link}: expected bits a second, above 0.")
         if self.replicas < 0:
             raise InputError(f"replicas={self.replicas}: expected at least 0.")

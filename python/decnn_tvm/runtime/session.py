@@ -11,12 +11,14 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from numbers import Integral
 from types import TracebackType
 from typing import TypeAlias
 
 from decnn_tvm.errors import ClusterError, ClusterTimeout, InputError
 from decnn_tvm.plan import Indices, Plan
 from decnn_tvm.runtime.devices import Devices
+from decnn_tvm.runtime.executor import MAX_OPEN
 from decnn_tvm.runtime.fair_lock import FairLock
 from decnn_tvm.runtime.flight import Flight
 from decnn_tvm.runtime.samples import NanPolicy, check_policy, check_sample
@@ -99,8 +101,8 @@ class Session:
         are otherwise those of `run`.
         """
         policy = check_policy(nan)
-        if in_flight < 1:
-            raise InputError(f"in_flight={in_flight}: expected at least 1.")
+        if not isinstance(in_flight, Integral) or not 1 <= in_flight <= MAX_OPEN:
+            raise InputError(f"in_flight={in_flight!r}: expected a number, 1 to {MAX_OPEN}.")
         return self._stream(iter(samples), in_flight, policy)
 
     def stats(self) -> list[DeviceStats]:

@@ -164,9 +164,17 @@ class ZmqTransport:
         self._door.expect(addresses)
         self._sender.meet(addresses)
 
-    def begin(self, header: Header, addresses: Mapping[int, str]) -> None:
-        """Begin an epoch with these peers; what is sent from here on belongs to it."""
-        self._watch.begin(header, addresses)
+    def begin(
+        self,
+        header: Header,
+        addresses: Mapping[int, str],
+        sizes: Mapping[int, int] | None = None,
+    ) -> None:
+        """Begin an epoch with these peers; what is sent from here on belongs to it.
+
+        `sizes` are the bytes of the largest message from each of them.
+        """
+        self._watch.begin(header, addresses, sizes)
         self.connect(addresses)
 
     def wake(self) -> None:
