@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from decnn_tvm.errors import ClusterError, InputError, PackageError, PartitionError
-from decnn_tvm.package import Manifest
+from decnn_tvm.manifest import Manifest
 from decnn_tvm.plan import Plan
 from decnn_tvm.runtime.executor import StageRunner
 from decnn_tvm.runtime.in_process import InProcessCluster

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from decnn_tvm.errors import ClusterError, MemoryShortage
-from decnn_tvm.package import MANIFEST
+from decnn_tvm.manifest import MANIFEST
 from decnn_tvm.runtime.cluster import Cluster
 from decnn_tvm.runtime.local_cluster import LocalCluster
 from decnn_tvm.runtime.policy import Policy

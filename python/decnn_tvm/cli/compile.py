@@ -91,8 +91,7 @@ def execute(options: argparse.Namespace) -> None:
     targets = _use_cluster(options)
     network = load_model(options)
     images = image_options(options, network)
-    if options.plan is not None:
-        _plan(options, network)
+    names = _plan(options, network) if options.plan is not None else ()
     from decnn_tvm.compiler import compile_network
 
     with progress_bar() as progress:
@@ -102,6 +101,7 @@ def execute(options: argparse.Namespace) -> None:
             targets=targets,
             records=options.records,
             shipped_records=options.shipped_records,
+            worker_names=names,
             progress=progress,
             **images,
             **split_options(options),
@@ -118,8 +118,8 @@ def execute(options: argparse.Namespace) -> None:
         print(f"target {name}: libraries for {counts} {unit} on a device")
 
 
-def _plan(options: argparse.Namespace, network: Network) -> None:
-    """Put the strategy and the shares that are best into the options.
+def _plan(options: argparse.Namespace, network: Network) -> tuple[str, ...]:
+    """Put the strategy and the shares that are best into the options; return whom they are for.
 
     Raises
     ------
@@ -134,9 +134,15 @@ def _plan(options: argparse.Namespace, network: Network) -> None:
     ranking = ranking_of(options, network, wires=(options.wire,), exact=True)
     best, devices = ranking.best, ranking.speeds.machines.devices
     options.strategy, options.shares = best.alternative.strategy, best.shares
+    names = tuple(devices[rank].name for rank in best.ranks)
     if not options.json:
-        names = ", ".join(devices[rank].name for rank in best.ranks)
-        print(f"plan: {best.alternative.name}; run it on {names} with --in-flight {best.window}")
+        dealt = ", ".join(f"{n} {s}" for n, s in zip(names, best.shares, strict=True))
+        print(
+            f"plan: {best.alternative.name}; run it on {', '.join(names)} with --in-flight "
+            f"{best.window}"
+        )
+        print(f"shares: {dealt}")
+    return names
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decnn_tvm.cli.connection import add_connect, cluster_of, connection
+from decnn_tvm.cli.connection import add_connect, cluster_of, planned_connection
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
@@ -104,7 +104,8 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
         "--shares",
         type=positives,
         metavar="2,1,1",
-        help="channel groups of each worker, or strips, stages or turns (even)",
+        help="channel groups of each worker, or strips, stages or turns (what it was compiled or "
+        "planned for, or else even)",
     )
     parser.add_argument("--target", metavar="NAME", help="which of the package's targets to use")
 
@@ -192,11 +193,10 @@ def _samples(options: argparse.Namespace, package: Package) -> tuple[Iterator[Sa
 
 
 def _cluster(options: argparse.Namespace, package: Package) -> Cluster:
-    from decnn_tvm.assignment import assign_groups
     from decnn_tvm.runtime import Cluster, LocalCluster
 
-    if (found := connection(options)) is not None:
-        assign_groups(package.plan, len(found.addresses), options.shares)
+    if (found := planned_connection(options, package.manifest)) is not None:
+        _check_shares(options, package, len(found.addresses))
         return Cluster.connect(
             found.addresses,
             host=options.host,
@@ -206,8 +206,15 @@ def _cluster(options: argparse.Namespace, package: Package) -> Cluster:
         )
     default = len(options.shares) if options.shares else default_workers(package)
     workers = options.workers or default
-    assign_groups(package.plan, workers, options.shares)  # refuse before any process starts
+    _check_shares(options, package, workers)
     return LocalCluster(workers, timeout=options.timeout, keys=options.keys)
+
+
+def _check_shares(options: argparse.Namespace, package: Package, workers: int) -> None:
+    """Refuse what can't be dealt before anything starts."""
+    from decnn_tvm.assignment import assign_groups
+
+    assign_groups(package.plan, workers, options.shares or package.shares_for(workers))
 
 
 def default_workers(package: Package) -> int:

@@ -131,7 +131,8 @@ class Cluster:
         package : Package or path
             What ``compile`` wrote; its hashes are checked here and on the workers.
         shares : sequence of int, optional
-            Channel groups per worker; as even as possible by default.
+            Channel groups per worker; by default those that the package was compiled for, or else
+            as even as possible.
         target : str or mapping, optional
             Which of the package's targets to use, for all or by address; by default, for each
             worker, the one that fits and asks for the most.
@@ -172,6 +173,8 @@ class Cluster:
         Who calls this closes the fleet.
         """
         self._make_room()
+        if shares is None:
+            shares = package.shares_for(len(self._workers))
         assignment = assign_groups(package.plan, len(self._workers), shares)
         for rank in range(len(self._workers)):
             if self.cause(rank) and policy.rejoin:

@@ -47,6 +47,7 @@ class InProcessCluster:
     ) -> Session:
         """Load a package on every device; parameters and errors are those of `Cluster.deploy`."""
         package = package if isinstance(package, Package) else Package(package)
+        shares = package.shares_for(self._count) if shares is None else shares
         assignment = assign_groups(package.plan, self._count, shares)
         chosen = choose_target(package.manifest, this_machine(), "this process", target)
 
