@@ -16,7 +16,8 @@ from types import MappingProxyType
 
 from decnn_tvm.cluster_file import ClusterFile
 from decnn_tvm.errors import InputError
-from decnn_tvm.profiling.profile import LinkProfile, Profile
+from decnn_tvm.planning.memory import IDLE_BYTES
+from decnn_tvm.profiling.profile import LinkProfile, Profile, WorkerProfile
 from decnn_tvm.runtime.credentials import COORDINATOR
 from decnn_tvm.schedules.vectors import core_count
 from decnn_tvm.simulation import Device, Link, Machines
@@ -112,7 +113,7 @@ def cluster_speeds(
         devices.append(
             Device(
                 name=worker.name,
-                memory_bytes=memory or worker.memory or (seen.memory_bytes if seen else None),
+                memory_bytes=memory or worker.memory or (process_bytes(seen) if seen else None),
                 seconds_per_message=seen.seconds_per_message if seen else MESSAGE_CYCLES / clock,
                 seconds_per_byte=seen.seconds_per_byte if seen else BYTE_CYCLES / clock,
             )
@@ -126,6 +127,11 @@ def cluster_speeds(
     return Speeds(
         machines=machines, clocks=tuple(clocks), targets=own, measured=profile is not None
     )
+
+
+def process_bytes(seen: WorkerProfile) -> int | None:
+    """Return what the process of a profiled worker may take: a session, and what it takes idle."""
+    return None if seen.memory_bytes is None else seen.memory_bytes + IDLE_BYTES
 
 
 def target_clock(target: CpuTarget) -> float:
