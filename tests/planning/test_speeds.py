@@ -9,7 +9,7 @@ from decnn_tvm.cluster_file import ClusterFile, ClusterWorker
 from decnn_tvm.planning.memory import IDLE_BYTES
 from decnn_tvm.planning.planner import fits, rank
 from decnn_tvm.planning.prediction import profiled_machines
-from decnn_tvm.planning.speeds import cluster_speeds
+from decnn_tvm.planning.speeds import cluster_speeds, target_clock
 from decnn_tvm.profiling.profile import Profile
 from tests.planning.test_planner import CLOCK, small_resnet
 from tests.simulated_profiles import made_profile
@@ -52,3 +52,23 @@ def test_a_worker_without_a_limit() -> None:
     profile = with_workers(made_profile(dict.fromkeys(NAMES, CLOCK)), memory_bytes=None)
     speeds = cluster_speeds(cluster_file(), profile)
     assert all(device.memory_bytes is None for device in speeds.machines.devices)
+
+
+def test_what_a_profile_does_not_tell_is_said() -> None:
+    whole = cluster_speeds(cluster_file(), made_profile(dict.fromkeys(NAMES, CLOCK)))
+    assert whole.measured and whole.estimated == ()
+    profile = made_profile({"board-0": CLOCK, "board-1": 0.0}, without=(NAMES,))
+    part = cluster_speeds(cluster_file(), profile)
+    assert not part.measured and part.chosen((0,)).estimated == part.estimated
+    assert part.estimated == ("the clock of board-1", "1 of 3 links")
+    assert part.clocks[0] == CLOCK and part.clocks[1] == target_clock(part.targets[1])
+    nothing = cluster_speeds(cluster_file())
+    assert not nothing.measured and nothing.estimated == ()
+
+
+def test_cores_that_are_asked_for() -> None:
+    one, four = (cluster_speeds(cluster_file(), cores=cores) for cores in (1, 4))
+    assert four.clocks[0] > 3 * one.clocks[0]
+    # A profile was measured with the cores that it was.
+    profile = made_profile(dict.fromkeys(NAMES, CLOCK))
+    assert cluster_speeds(cluster_file(), profile, cores=4).clocks == (CLOCK, CLOCK)
