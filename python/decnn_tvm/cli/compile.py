@@ -19,7 +19,7 @@ from decnn_tvm.cli.options import (
     load_model,
     split_options,
 )
-from decnn_tvm.cli.planning_options import add_goal, ranking_of
+from decnn_tvm.cli.planning_options import add_goal, ranking_of, with_pixels
 from decnn_tvm.cli.show_plan import summarize
 from decnn_tvm.errors import InputError
 
@@ -62,6 +62,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "device is faster",
     )
     add_goal(parser)
+    parser.set_defaults(goal=None)  # so that it is seen where there is nothing to plan
     add_pixels(parser)
     add_calibration(parser)
     parser.add_argument(
@@ -88,6 +89,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
 
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
+    _check_plan(options)
     targets = _use_cluster(options)
     network = load_model(options)
     images = image_options(options, network)
@@ -118,20 +120,44 @@ def execute(options: argparse.Namespace) -> None:
         print(f"target {name}: libraries for {counts} {unit} on a device")
 
 
+def _check_plan(options: argparse.Namespace) -> None:
+    """Refuse what a plan decides itself, or can't foresee, and wishes where nothing is planned.
+
+    Raises
+    ------
+    InputError
+        Naming the options, and what to do.
+    """
+    if options.plan is None:
+        wishes = {"--for": options.goal, "--profile": options.profile, "--memory": options.memory}
+        if given := [name for name, value in wishes.items() if value is not None]:
+            raise InputError(
+                f"{', '.join(given)}: for a plan alone. Add --plan auto, or leave them out."
+            )
+        return
+    if options.strategy != "channels" or options.workers or options.shares:
+        raise InputError("--plan auto chooses strategy and shares itself: leave them out.")
+    if options.target:
+        raise InputError(
+            "--target: --plan auto plans for the targets in the cluster file. Set `target` of its "
+            "workers, and leave --target out."
+        )
+    if options.row_tiles != 1:
+        raise InputError(
+            "--row-tiles: --plan auto does not foresee what bands of rows bring. Leave it out, or "
+            "compile with --workers or --shares instead of --plan."
+        )
+
+
 def _plan(options: argparse.Namespace, network: Network) -> tuple[str, ...]:
     """Put the strategy and the shares that are best into the options; return whom they are for.
 
     Raises
     ------
-    InputError
-        Some of them are given already.
     PlanningError
         One device is faster.
     """
-    given = [name for name in ("workers", "shares") if getattr(options, name)]
-    if options.strategy != "channels" or given:
-        raise InputError("--plan auto chooses strategy and shares itself: leave them out.")
-    ranking = ranking_of(options, network, wires=(options.wire,), exact=True)
+    ranking = ranking_of(options, with_pixels(network, options), wires=(options.wire,), exact=True)
     best, devices = ranking.best, ranking.speeds.machines.devices
     options.strategy, options.shares = best.alternative.strategy, best.shares
     names = tuple(devices[rank].name for rank in best.ranks)

@@ -75,12 +75,6 @@ def add_split(parser: argparse.ArgumentParser) -> None:
         "(default: for decoupled models)",
     )
     parser.add_argument(
-        "--cores",
-        type=positive,
-        metavar="N",
-        help="spread kernels over N cores of a device (default: those of the target, 1 for 'host')",
-    )
-    parser.add_argument(
         "--wire",
         choices=("float32", "float16", "int8"),
         default="float32",
@@ -94,6 +88,17 @@ def add_split(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="run the layers beside an exchange in N bands of rows, which leave one by one: a "
         "shorter way for one sample on slow links (1)",
+    )
+    add_kernels(parser)
+
+
+def add_kernels(parser: argparse.ArgumentParser) -> None:
+    """Add what decides how fast a layer is, however the model is split."""
+    parser.add_argument(
+        "--cores",
+        type=positive,
+        metavar="N",
+        help="spread kernels over N cores of a device (default: those of the target, 1 for 'host')",
     )
     parser.add_argument(
         "--winograd",

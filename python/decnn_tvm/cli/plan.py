@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from decnn_tvm.cli.options import Commands, add_command, add_model, load_model
-from decnn_tvm.cli.planning_options import add_planning, ranking_of
+from decnn_tvm.cli.planning_options import add_planning, ranking_of, with_pixels
 
 if TYPE_CHECKING:
     from decnn_tvm.planning.planner import Ranked, Ranking
@@ -63,7 +63,7 @@ def execute(options: argparse.Namespace) -> None:
     """Run the command."""
     from decnn_tvm.planning.planner import WIRES
 
-    network = load_model(options)
+    network = with_pixels(load_model(options), options)
     ranking = ranking_of(options, network, wires=options.wire or WIRES, exact=options.exact)
     if options.json:
         print(json.dumps(_json(ranking), indent=2))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from decnn_tvm.cli.compile import progress_bar
 from decnn_tvm.cli.options import Commands, add_command, add_model, load_model, positives
-from decnn_tvm.cli.planning_options import add_planning, profile_of, ranking_of
+from decnn_tvm.cli.planning_options import add_planning, profile_of, ranking_of, with_pixels
 
 EXAMPLE = """\
   decnn report resnet50.onnx --cluster cluster.toml -o report.html
@@ -56,7 +56,7 @@ def execute(options: argparse.Namespace) -> None:
     from decnn_tvm.report.trace_file import read_trace
 
     trace, names = read_trace(options.trace) if options.trace else (None, [])
-    network = load_model(options)
+    network = with_pixels(load_model(options), options)
     ranking = ranking_of(options, network, exact=options.exact)
     with progress_bar() as progress:
         curves = speedup_curves(
@@ -65,6 +65,7 @@ def execute(options: argparse.Namespace) -> None:
             sorted({*options.counts}),
             goal=options.goal,
             exact=options.exact,
+            winograd=options.winograd,
             progress=progress,
         )
     page = Report(
