@@ -49,8 +49,8 @@ class Fleet:
     assignment : sequence of tuple of int
         Channel groups by rank, to begin with.
     fixed : bool
-        Whether the user asked for these shares: they are refused rather than changed, and say how
-        fast the devices are.
+        Whether these shares were asked for or planned: they are refused rather than changed, and
+        say how fast the devices are.
     target : str or mapping, optional
         Which of the package's targets to use, for all workers or by address.
     """
