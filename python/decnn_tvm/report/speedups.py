@@ -53,9 +53,7 @@ def speedup_curves(
         if progress is not None:
             progress(f"{count} devices", step, len(counts))
         cluster = like_the_fastest(speeds, count)
-        ranking = rank(
-            network, cluster, goal=goal, exact=exact, winograd=winograd, counts=(count,)
-        )
+        ranking = rank(network, cluster, goal=goal, exact=exact, winograd=winograd, counts=(count,))
         alone = alone or ranking.single
         single = single or score(ranking.single, goal)
         for entry in ranking.entries:
