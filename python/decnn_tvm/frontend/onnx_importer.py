@@ -124,6 +124,27 @@ def _resolve_auto_pad(op_name: str, inputs: Sequence[Any], attrs: dict[str, Any]
     attrs["pads"] = [*before, *after]
 
 
+def _batch_norm(_bb: relax.BlockBuilder, node: _Operands) -> relax.Expr | None:
+    """Refuse training; before opset 14 outputs beside the first are what tells it."""
+    if node.attrs.get("training_mode", 0) or node.attrs["tvm_custom"]["num_outputs"] > 1:
+        raise _in_training(node, "BatchNormalization")
+    return None
+
+
+def _dropout(_bb: relax.BlockBuilder, node: _Operands) -> relax.Expr:
+    mode = node.constant(2)
+    if mode is not None and bool(mode):
+        raise _in_training(node, "Dropout")
+    return node.data
+
+
+def _in_training(node: _Operands, operator: str) -> ModelError:
+    return ModelError(
+        f"{operator} {node.attrs['tvm_custom']['name']!r} is in training mode; expected a network "
+        "for inference: export the model in eval mode"
+    )
+
+
 def _clip(_bb: relax.BlockBuilder, node: _Operands) -> relax.Expr | None:
     low, high = (_bound(node, i, key) for i, key in ((1, "min"), (2, "max")))
     x = node.data
@@ -187,8 +208,9 @@ def _expand(bb: relax.BlockBuilder, node: _Operands) -> relax.Expr | None:
 
 
 _TRANSLATIONS: dict[str, Callable[[relax.BlockBuilder, _Operands], relax.Expr | None]] = {
+    "BatchNormalization": _batch_norm,
     "Clip": _clip,
-    "Dropout": lambda _, node: node.data,
+    "Dropout": _dropout,
     "Expand": _expand,
     "Identity": lambda _, node: node.data,
     "Max": _pairwise(relax.op.maximum),
