@@ -120,6 +120,8 @@ class _Simplifier(PyExprMutator):  # type: ignore[misc]
             return call
         if call.op.name in ("relax.minimum", "relax.maximum"):
             return self._bounded(call)
+        if call.op.name == "relax.clip":
+            return self._ordered(call)
         if call.op.name == "relax.permute_dims":
             return self._untransposed(call)
         if call.op.name == "relax.reshape":
@@ -143,13 +145,22 @@ class _Simplifier(PyExprMutator):  # type: ignore[misc]
         if call.op.name == "relax.maximum":
             return relax.op.nn.relu(x) if bound == 0.0 else call
         inner = self.lookup_binding(x) if isinstance(x, relax.Var) else None
-        if inner is not None and _is_call(inner, "relax.nn.relu"):
+        if inner is not None and _is_call(inner, "relax.nn.relu") and bound >= 0.0:
             return relax.op.clip(inner.args[0], 0.0, bound)
         if inner is not None and _is_call(inner, "relax.maximum"):
             y, low = _scalar_operand(inner)
             if low is not None and low <= bound:
                 return relax.op.clip(y, low, bound)
         return call
+
+    def _ordered(self, call: relax.Call) -> relax.Expr:
+        """Give the upper bound the last word, as ONNX and PyTorch do; in TVM the lower has it."""
+        x, low, high = call.args[0], *(float(bound.value) for bound in list(call.args)[1:])
+        if low <= high:
+            return call
+        dtype = str(x.ty.dtype)
+        raised = self.builder_.emit(relax.op.maximum(x, relax.const(low, dtype)))
+        return relax.op.minimum(raised, relax.const(high, dtype))
 
     def _untransposed(self, call: relax.Call) -> relax.Expr:
         axes = _axes(call)
