@@ -91,8 +91,11 @@ def resolve_target(name: str | Mapping[str, Any], *, cores: int | None = None) -
     Raises
     ------
     CompileError
-        If there is no such target, it is not a CPU, or LLVM does not know its processor.
+        If there is no such target, it is not a CPU of a kind that workers run on, LLVM does not
+        know its processor, or its cores or vectors are no such number.
     """
+    if cores is not None and not _is_count(cores):
+        raise CompileError(f"cores is {cores!r}; expected a whole number, 1 or more")
     options = _host_options() if name == "host" else _known_options(name)
     try:
         target = tvm.target.Target(options)
@@ -107,7 +110,7 @@ def resolve_target(name: str | Mapping[str, Any], *, cores: int | None = None) -
     if cores is not None:
         target = tvm.target.Target({**dict(target.export()), "num-cores": cores})
     present = codegen.llvm_get_cpu_features(target)
-    features = tuple(flag for llvm, flag in _FLAGS.get(machine, {}).items() if llvm in present)
+    features = tuple(flag for llvm, flag in _FLAGS[machine].items() if llvm in present)
     text = name if isinstance(name, str) else repr(dict(name))
     return CpuTarget(name=text, target=target, machine=machine, features=features)
 
@@ -144,6 +147,11 @@ def _host_options() -> dict[str, Any]:
 
 
 def _known_options(name: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    if not isinstance(name, (str, Mapping)):
+        raise CompileError(
+            f"target {name!r} is a {type(name).__name__}; expected a name such as 'host', or a "
+            "dict of TVM's target options"
+        )
     if not isinstance(name, str):
         return dict(name)
     if name in BOARDS:
@@ -160,6 +168,12 @@ def _check(name: str | Mapping[str, Any], target: tvm.target.Target, machine: st
         raise CompileError(
             f"target {name!r}: expected a CPU (kind 'llvm'), got kind {target.kind.name!r}"
         )
+    if machine not in _FLAGS:  # LLVM crashes where it is asked about one that it does not know
+        raise CompileError(
+            f"target {name!r} is for {machine!r} machines; expected a triple (mtriple) of "
+            f"{', '.join(_FLAGS)}, such as 'aarch64-linux-gnu'"
+        )
+    _check_numbers(name, target)
     cpu = target.attrs.get("mcpu")
     triple = target.attrs.get("mtriple") or codegen.llvm_get_system_triple()
     if cpu and not codegen.llvm_is_valid_cpu(cpu, triple):
@@ -167,6 +181,20 @@ def _check(name: str | Mapping[str, Any], target: tvm.target.Target, machine: st
             f"target {name!r}: LLVM knows no {machine} processor {cpu!r}; "
             f"see {machine} names in `llc -march={machine} -mcpu=help`"
         )
+
+
+def _check_numbers(name: str | Mapping[str, Any], target: tvm.target.Target) -> None:
+    cores, width = (target.attrs.get(key) for key in ("num-cores", "vector-width"))
+    if cores is not None and not _is_count(cores):
+        raise CompileError(f"target {name!r}: num-cores is {cores}; expected 1 or more")
+    if width is not None and not (_is_count(width) and width & (width - 1) == 0):
+        raise CompileError(
+            f"target {name!r}: vector-width is {width}; expected bits, a power of two such as 128"
+        )
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def _machine(target: tvm.target.Target) -> str:
