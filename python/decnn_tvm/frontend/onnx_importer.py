@@ -22,6 +22,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from decnn_tvm.errors import ModelError
+from decnn_tvm.frontend.onnx_forms import opset_of
 from decnn_tvm.frontend.onnx_windows import resolve_padding
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate",
 
 def import_onnx(model: onnx.ModelProto) -> tvm.IRModule:
     """Return the Relax module of a model that `onnx_reader.prepared` returned."""
-    opset = next(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
+    opset = opset_of(model)
     noise = io.StringIO()  # TVM prints a failed operator's arguments
     try:
         with contextlib.redirect_stdout(noise), warnings.catch_warnings():
