@@ -37,7 +37,9 @@ def canonical(module: tvm.IRModule) -> tvm.IRModule:
         relax.transform.CanonicalizeBindings(),
         relax.transform.DeadCodeElimination(["main"]),
     ]
-    module = tvm.transform.Sequential([*passes, LiftWeights()])(module)
+    module = tvm.transform.Sequential(passes)(module)
+    _check_shapes(module["main"])
+    module = tvm.transform.Sequential([LiftWeights()])(module)
     return _drop_unused_weights(module)
 
 
@@ -54,6 +56,11 @@ def _check(module: tvm.IRModule) -> None:
 
 
 def _check_shapes(func: relax.Function) -> None:
+    if not func.body.blocks:
+        raise ModelError(
+            "the network computes nothing: its outputs are its inputs or constants; expected at "
+            "least one operator that changes its input"
+        )
     for binding in func.body.blocks[0].bindings:
         shape = getattr(binding.var.ty, "shape", ()) if _is_tensor(binding.var) else ()
         if shape is None or not all(isinstance(extent, tvm.tirx.IntImm) for extent in shape):

@@ -68,7 +68,8 @@ def _read_file(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; expected an ONNX model")
     try:
-        model = onnx.load(str(path))
+        # By itself onnx takes the format from the ending of the name.
+        model = onnx.load(str(path), format="protobuf")
     except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{path} is not a readable ONNX model: {error}") from error
     if not model.graph.node:
