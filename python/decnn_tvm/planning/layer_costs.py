@@ -107,9 +107,9 @@ class _Costs:
                 name = str(call.op.name)
                 if name == "relax.nn.conv2d":
                     yield self._convolution(call)
-                elif name == "relax.matmul":
+                elif name == "relax.matmul" and len(static_shape(call.args[1])) == 2:
                     yield self._dense(call)
-                elif name in _MOVING or name == "relax.nn.conv2d_transpose":
+                elif name in _MOVING or name in ("relax.nn.conv2d_transpose", "relax.matmul"):
                     yield self._other(call)
 
     def _convolution(self, call: relax.Call) -> LayerCost:
