@@ -8,6 +8,7 @@ loops the generic rule schedules.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from math import prod
 
@@ -15,12 +16,15 @@ import tvm
 from tvm import relax, te, tirx
 
 from decnn_tvm.schedules.convolution_lowering import TAKES_EPILOGUE, pad_axis
-from decnn_tvm.schedules.dense import dense
-from decnn_tvm.schedules.register_tiles import CHAINS
+from decnn_tvm.schedules.dense import dense, dense_problem
+from decnn_tvm.schedules.register_tiles import CHAINS, L1_BYTES, Tile, cycles
+from decnn_tvm.schedules.template import divisors
 from decnn_tvm.schedules.vectors import vector_lanes, vector_registers
 
 PRODUCT = "product"
 """What kernels of two activations are called; a dense layer that goes unscheduled is "matmul"."""
+# Vectors per block: powers of two, since LLVM spills the sums of other widths to memory.
+_WIDTHS = (CHAINS, CHAINS // 2, CHAINS // 4, 1)
 # Vectors with padding, by those without: what eight sums under way are worth.
 MOST_PADDED = 1.125
 
@@ -40,8 +44,7 @@ def lower_matmul(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     if len(leading) > 1:
         data = builder.emit(relax.op.reshape(data, (batch, features)))
     lanes = vector_lanes(target)
-    vectors = dense_vectors(outputs, lanes)
-    rows = dense_rows(batch, vectors, target)
+    vectors, rows = dense_tile(batch, features, outputs, target)
     blocks = -(-outputs // (vectors * lanes))
     padded = pad_axis(builder, weight, 1, blocks * vectors * lanes)
     parts = builder.emit(relax.op.reshape(padded, (features, blocks, vectors * lanes)))
@@ -95,20 +98,35 @@ def _of_vectors(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     return relax.op.reshape(builder.emit(relax.op.matmul(data, weight)), call.ty.shape)
 
 
-def dense_rows(batch: int, vectors: int, target: tvm.target.Target) -> int:
-    """Return the rows of a register tile of blocks of `vectors` vectors."""
-    room = max(1, vector_registers(target) // vectors - 1)
-    return max(size for size in range(1, room + 1) if batch % size == 0)
+def dense_tile(
+    batch: int, features: int, outputs: int, target: tvm.target.Target
+) -> tuple[int, int]:
+    """Return the vectors per block of outputs and the rows of a register tile.
 
-
-def dense_vectors(outputs: int, lanes: int) -> int:
-    """Return the vectors per block: as many sums under way as pays, and little padding.
-
-    A power of two, since LLVM spills the sums of other widths to memory.
+    One row takes as many sums under way as pays, and little padding; for more rows the cycles
+    decide, since vectors and rows share the registers.
     """
-    needed = -(-outputs // lanes)
-    return next(
-        count
-        for count in (CHAINS, CHAINS // 2, CHAINS // 4, 1)
-        if -(-needed // count) * count <= MOST_PADDED * needed
+    needed = -(-outputs // vector_lanes(target))
+    widths = [count for count in _WIDTHS if -(-needed // count) * count <= MOST_PADDED * needed]
+    if batch == 1:
+        return widths[0], 1
+    # An input that outgrows the first-level cache is read anew for each block of outputs.
+    size = 4 * batch * features
+    reread = size if size > L1_BYTES else 0
+
+    def work(tile: tuple[int, int]) -> float:
+        vectors, rows = tile
+        problem = dense_problem(batch, features, vectors, target)
+        problem = replace(problem, input_bytes=reread)
+        blocks = -(-needed // vectors)
+        return blocks * cycles(problem, Tile(rows=1, columns=rows, blocks=1))
+
+    return min(
+        (
+            (vectors, rows)
+            for vectors in widths
+            for rows in divisors(batch)
+            if rows == 1 or (rows + 1) * vectors <= vector_registers(target)
+        ),
+        key=work,
     )
