@@ -103,3 +103,9 @@ def test_cores_that_are_no_count_are_refused(cores: Any) -> None:
 def test_known_targets_are_processors() -> None:
     names = known_targets()
     assert names[0] == "host" and not any(name.startswith("nvidia/nvidia-a100") for name in names)
+    assert not any(name.startswith("riscv/") for name in names)
+
+
+@pytest.mark.parametrize("name", [n for n in known_targets() if n.startswith(("arm/", "rasp"))])
+def test_every_arm_tag_resolves(name: str) -> None:
+    assert resolve_target(name).machine in ("aarch64", "armv7l")

@@ -118,11 +118,11 @@ def resolve_target(name: str | Mapping[str, Any], *, cores: int | None = None) -
 def known_targets() -> list[str]:
     """Return the names that `resolve_target` takes besides dicts."""
     tags = [str(tag) for tag in tvm.target.list_tags()]
-    return [
-        "host",
-        *BOARDS,
-        *sorted(tag for tag in tags if tvm.target.Target(tag).kind.name == "llvm"),
-    ]
+    return ["host", *BOARDS, *sorted(tag for tag in tags if _is_known(tvm.target.Target(tag)))]
+
+
+def _is_known(target: tvm.target.Target) -> bool:
+    return target.kind.name == "llvm" and _machine(target) in _FLAGS
 
 
 def missing_features(required: tuple[str, ...]) -> tuple[str, ...]:
