@@ -231,7 +231,7 @@ def test_records_for_another_target_are_ignored(network: Network, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b'[0, [[["x"', "line 1 is damaged"), (b"\xff\xfe", "unreadable"), (b"{}\n", "no tuning")],
+    [(b'[0, [[["x"\n', "line 1 is damaged"), (b"\xff\xfe\n", "unreadable"), (b"{}\n", "no tuning")],
 )
 def test_damaged_records(network: Network, tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "database_workload.json").touch()

@@ -15,7 +15,7 @@ import logging
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import tvm
 import tvm_ffi
@@ -25,11 +25,11 @@ from tvm.s_tir.schedule import ScheduleError
 
 from decnn_tvm.errors import RecordsError, last_line
 from decnn_tvm.schedules.apply import is_layer
+from decnn_tvm.tuning.record_files import RECORDS, WORKLOADS, append, prepare, read
 
 logger = logging.getLogger(__name__)
 
 FAILED = 1e10
-WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 
 _Layer: TypeAlias = "tuple[int, str]"
 
@@ -52,22 +52,25 @@ class Records:
 
     def __init__(self, folder: Path | str, *, create: bool = False) -> None:
         self.folder = Path(folder)
-        _prepare(self.folder, create)
-        for name in (WORKLOADS, RECORDS):
-            _check_lines(self.folder / name)
+        if create:
+            prepare(self.folder)
+        workloads, records = read(self.folder)
+        self._times: dict[_Layer, dict[str, list[float]]] = defaultdict(dict)
+        self._traces: dict[str, s_tir.schedule.Trace] = {}
+        self._layers: dict[_Layer, tuple[tirx.PrimFunc, tvm.target.Target]] = {}
+        self._lines: dict[int, int] = {}
+        self._size = len(workloads)
         try:
-            self._database = ms.database.JSONDatabase(work_dir=str(self.folder))
-            known = list(self._database.get_all_tuning_records())
+            known = [ms.database.Workload.from_json(entry) for entry in workloads]
+            for number, workload in enumerate(known):
+                self._lines.setdefault(structural_key(workload.mod), number)
+            for index, entry in records:
+                self._read(ms.database.TuningRecord.from_json(entry, known[index]))
         except Exception as error:  # whatever TVM makes of what is in there
             raise RecordsError(
                 f"{self.folder}: not a MetaSchedule database of this TVM "
                 f"({last_line(error)}). Use another folder."
             ) from error
-        self._times: dict[_Layer, dict[str, list[float]]] = defaultdict(dict)
-        self._traces: dict[str, s_tir.schedule.Trace] = {}
-        for record in known:
-            seconds = [float(value) for value in record.run_secs or [FAILED]]
-            self._remember(record.workload.mod, record.target, record.trace, seconds)
 
     def times(self, layer: tirx.PrimFunc, target: tvm.target.Target) -> dict[str, list[float]]:
         """Return the seconds of each measurement by the text of the trace."""
@@ -97,14 +100,15 @@ class Records:
         """
         mod = as_module(layer)
         self._remember(mod, target, trace, [seconds])
+        arguments = ms.arg_info.ArgInfo.from_prim_func(mod["main"])
+        workload = ms.database.Workload(mod)
+        record = ms.database.TuningRecord(trace, workload, [seconds], target, arguments)
         try:
-            workload = self._database.commit_workload(mod)
-            arguments = ms.arg_info.ArgInfo.from_prim_func(mod["main"])
-            record = ms.database.TuningRecord(trace, workload, [seconds], target, arguments)
-            self._database.commit_tuning_record(record)
-        except Exception as error:  # a full disk, a folder that went
+            append(self.folder / RECORDS, [self._line(workload), record.as_json()])
+        except OSError as error:  # a full disk, a folder that went
             raise RecordsError(
-                f"{self.folder}: a record can't be written ({last_line(error)})"
+                f"{self.folder}: a record can't be written ({error.strerror}). It is kept for this "
+                "run only."
             ) from error
 
     def copy_best(self, destination: Records) -> None:
@@ -115,13 +119,25 @@ class Records:
         RecordsError
             They can't be written.
         """
-        for record in self._database.get_all_tuning_records():
-            layer = record.workload.mod["main"]
-            best = self.best(layer, record.target)
-            if best is None or destination.times(layer, record.target):
+        for layer, target in self._layers.values():
+            best = self.best(layer, target)
+            if best is None or destination.times(layer, target):
                 continue
-            seconds = median(self.times(layer, record.target)[str(best)])
-            destination.add(layer, record.target, best, seconds)
+            seconds = median(self.times(layer, target)[str(best)])
+            destination.add(layer, target, best, seconds)
+
+    def _line(self, workload: ms.database.Workload) -> int:
+        """Return the number of a layer's line, which is written if it is new."""
+        key = structural_key(workload.mod)
+        if key not in self._lines:
+            append(self.folder / WORKLOADS, workload.as_json())
+            self._lines[key] = self._size
+            self._size += 1
+        return self._lines[key]
+
+    def _read(self, record: ms.database.TuningRecord) -> None:
+        seconds = [float(value) for value in record.run_secs or [FAILED]]
+        self._remember(record.workload.mod, record.target, record.trace, seconds)
 
     def _remember(
         self,
@@ -132,6 +148,7 @@ class Records:
     ) -> None:
         text = str(trace)
         self._traces[text] = trace
+        self._layers.setdefault(_key(mod, target), (mod["main"], target))
         self._times[_key(mod, target)].setdefault(text, []).extend(seconds)
 
 
@@ -192,39 +209,3 @@ def _replay(func: tirx.PrimFunc, trace: s_tir.schedule.Trace, name: str) -> tirx
 
 def _key(mod: tvm.IRModule, target: tvm.target.Target) -> _Layer:
     return structural_key(mod), target_text(target)
-
-
-def _prepare(folder: Path, create: bool) -> None:
-    if not create:
-        if not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
-            raise RecordsError(
-                f"{folder}: holds no tuning records ({RECORDS}); expected a folder that "
-                "`decnn tune --records` wrote"
-            )
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (WORKLOADS, RECORDS):
-            (folder / name).open("a").close()
-    except OSError as error:
-        raise RecordsError(
-            f"{folder}: tuning records can't be written there ({error.strerror}). "
-            "Choose a folder that can be written."
-        ) from error
-
-
-def _check_lines(path: Path) -> None:
-    """Make sure that every line is JSON: TVM's own reader would end in a traceback."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordsError(f"{path}: unreadable ({last_line(error)})") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            entry: Any = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RecordsError(
-                f"{path}: line {number} is damaged. Delete that line, or use another folder."
-            ) from error
-        if not isinstance(entry, list):
-            raise RecordsError(f"{path}: line {number} is no tuning record. Use another folder.")
