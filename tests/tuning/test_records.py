@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from tvm.script import tirx as T
 from decnn_tvm.errors import RecordsError
 from decnn_tvm.targets import resolve_target
 from decnn_tvm.tuning.record_files import RECORDS, WORKLOADS
-from decnn_tvm.tuning.records import Records
+from decnn_tvm.tuning.records import Records, records_to_write
 
 Add = Callable[[Records, int, float], None]
 
@@ -135,7 +137,7 @@ def test_no_layer_may_be_deleted(tmp_path: Path, add: Add) -> None:
     add(records, 4, 1e-6)
     add(records, 8, 1e-6)
     damage(tmp_path / WORKLOADS, 0, '["123')
-    with pytest.raises(RecordsError, match="line 1 is damaged. Keep that line"):
+    with pytest.raises(RecordsError, match=r"line 1 is damaged\. Keep that line"):
         Records(tmp_path)
 
 
@@ -148,3 +150,31 @@ def test_a_record_of_no_layer(tmp_path: Path, add: Add, index: Any) -> None:
     damage(tmp_path / RECORDS, 1, json.dumps([index, entry[1]]))
     with pytest.raises(RecordsError, match="line 2 is"):
         Records(tmp_path)
+
+
+TUNES = """\
+import sys
+from pathlib import Path
+from decnn_tvm.tuning.tuning_lock import tuning_lock
+
+with tuning_lock(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_run_at_a_time_tunes_into_a_folder(
+    tmp_path: Path, target: tvm.target.Target, add: Add
+) -> None:
+    add(Records(tmp_path, create=True), 4, 1e-6)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", TUNES, str(tmp_path)], **pipes) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"locked\n"
+        message = rf"process {other.pid} on .* tunes into this folder now"
+        with pytest.raises(RecordsError, match=message), records_to_write(tmp_path):
+            pass
+        assert Records(tmp_path).times(layer(4), target), "what is there can be read meanwhile"
+        other.communicate(timeout=30)
+    with records_to_write(tmp_path) as records:
+        add(records, 8, 2e-6)
+    assert Records(tmp_path).times(layer(8), target)

@@ -106,6 +106,20 @@ def test_what_is_known_is_not_measured_again(network: Network, tmp_path: Path) -
     assert more.calls == 3
 
 
+def test_a_run_has_its_folder_alone(network: Network, tmp_path: Path) -> None:
+    options = {"trials": 1, "runner": FakeRunner(1e-6), **OPTIONS}
+    refused: list[Any] = []
+
+    def tune_too(_: Any) -> None:
+        if not refused:
+            with pytest.raises(RecordsError, match="tunes into this folder now") as error:
+                decnn_tvm.tune(network, tmp_path, **options)
+            refused.append(error)
+
+    decnn_tvm.tune(network, tmp_path, progress=tune_too, **options)
+    assert refused
+
+
 def test_an_interrupt_keeps_what_is_measured(network: Network, tmp_path: Path) -> None:
     def interrupt(state: Any) -> None:
         if state.task == 1 and state.trial == 1:

@@ -44,9 +44,10 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "measure schedules of a model's layers, for faster code",
         "Measure schedules of every distinct layer, on this machine or on boards that an RPC\n"
         "tracker knows, and keep them in a folder for `decnn compile --records`. What the folder\n"
-        "holds is not measured again; Ctrl-C keeps what was measured. Tune with the options that\n"
-        "you compile with: they decide which layers there are. TVM's RPC authenticates nobody:\n"
-        "reach boards through a tunnel, as docs/SECURITY.md shows.",
+        "holds is not measured again; Ctrl-C keeps what was measured. One run at a time may tune\n"
+        "into a folder: for the host and for boards one after the other. Tune with the options\n"
+        "that you compile with: they decide which layers there are. TVM's RPC authenticates\n"
+        "nobody: reach boards through a tunnel, as docs/SECURITY.md shows.",
         EXAMPLE,
     )
     add_model(parser)

@@ -10,9 +10,11 @@ MetaSchedule writes it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import TypeAlias
@@ -26,6 +28,7 @@ from tvm.s_tir.schedule import ScheduleError
 from decnn_tvm.errors import RecordsError, last_line
 from decnn_tvm.schedules.apply import is_layer
 from decnn_tvm.tuning.record_files import RECORDS, WORKLOADS, append, prepare, read
+from decnn_tvm.tuning.tuning_lock import tuning_lock
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +153,20 @@ class Records:
         self._traces[text] = trace
         self._layers.setdefault(_key(mod, target), (mod["main"], target))
         self._times[_key(mod, target)].setdefault(text, []).extend(seconds)
+
+
+@contextlib.contextmanager
+def records_to_write(folder: Path) -> Iterator[Records]:
+    """Yield the records in a folder, which no other run tunes into while the block runs.
+
+    Raises
+    ------
+    RecordsError
+        As for `Records`, or another run has the folder.
+    """
+    prepare(folder)
+    with tuning_lock(folder):
+        yield Records(folder, create=True)
 
 
 @tvm.transform.module_pass(opt_level=0, name="decnn.ApplyRecords")

@@ -19,7 +19,7 @@ from decnn_tvm.plan import Strategy
 from decnn_tvm.targets import CpuTarget, resolve_target
 from decnn_tvm.tuning.cost_model import CostModel
 from decnn_tvm.tuning.measurement import Measurer, Runner
-from decnn_tvm.tuning.records import Records
+from decnn_tvm.tuning.records import Records, records_to_write
 from decnn_tvm.tuning.report import (
     ProgressCallback,
     TaskReport,
@@ -95,7 +95,7 @@ def tune(
     PartitionError, CompileError
         As for `decnn_tvm.compile`.
     RecordsError
-        The folder is damaged or can't be written.
+        The folder is damaged or can't be written, or another run tunes into it.
     InputError
         `tracker` is no address, or there is no `key`.
     ClusterError
@@ -104,26 +104,26 @@ def tune(
     start = time.monotonic()
     boards = None if tracker is None else Tracker.parse(tracker, key)
     resolved = resolve_target(target, cores=cores)
-    records = Records(database, create=True)
-    if boards is not None:
-        boards.check()
-    network = apply_passes(with_image_input(network, image_mean, image_std), passes)
-    split = split_network(
-        network,
-        workers,
-        shares,
-        bool(all_shares),
-        wire,
-        unit_limits,
-        row_tiles,
-        strategy=strategy,
-    )
-    chosen = uses_winograd(network, winograd)
-    tasks = find_tasks(
-        lower_stages(mod, resolved.target, winograd=chosen) for mod in split.values()
-    )
-    with Measurer(resolved, timeout=timeout, tracker=boards, runner=runner) as measurer:
-        tunings = _tune_all(tasks, resolved, records, measurer, trials, progress)
+    with records_to_write(Path(database)) as records:
+        if boards is not None:
+            boards.check()
+        network = apply_passes(with_image_input(network, image_mean, image_std), passes)
+        split = split_network(
+            network,
+            workers,
+            shares,
+            bool(all_shares),
+            wire,
+            unit_limits,
+            row_tiles,
+            strategy=strategy,
+        )
+        chosen = uses_winograd(network, winograd)
+        tasks = find_tasks(
+            lower_stages(mod, resolved.target, winograd=chosen) for mod in split.values()
+        )
+        with Measurer(resolved, timeout=timeout, tracker=boards, runner=runner) as measurer:
+            tunings = _tune_all(tasks, resolved, records, measurer, trials, progress)
     return TuningReport(
         target=resolved.name,
         database=str(database),
