@@ -23,6 +23,7 @@ from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 from tvm.support.popen_pool import MapResult, PopenPoolExecutor, StatusKind
 
+from decnn_tvm.errors import CompileError, last_line
 from decnn_tvm.linking import link_shared_library
 from decnn_tvm.schedules.vectors import core_count
 from decnn_tvm.targets import CpuTarget
@@ -38,7 +39,9 @@ EVALUATOR = ms.runner.EvaluatorConfig(
 BUILDS_PER_PROCESS = 128
 
 COMPILE_ERROR, RUN_ERROR, TIME_OUT = "compile error", "run error", "time-out"
-BOARD_LOST = "board lost"
+NOT_LINKED, BOARD_LOST = "not linked", "board lost"
+BLAMED = (COMPILE_ERROR, RUN_ERROR)
+"""Failures that may be the candidate's; a time-out depends on the limit, the others on machines."""
 
 
 class Runner(Protocol):
@@ -57,8 +60,8 @@ class Outcome:
     seconds
         Of each repetition; empty after a failure.
     failure
-        ``"compile error"``, ``"run error"``, ``"time-out"`` or ``"board lost"``; None after a
-        success.
+        ``"compile error"``, ``"run error"``, ``"time-out"``, ``"not linked"`` (no linker, or a
+        full disk) or ``"board lost"``; None after a success.
     cause
         The last line of the error.
     """
@@ -124,7 +127,10 @@ class Measurer:
         """Return a library for each schedule, or what kept it from being built."""
         jobs = [(schedule.mod, self._target, str(self._path())) for schedule in schedules]
         results = self._builder.map_with_error_catching(_build_job, jobs)
-        return [_built(result, self._timeout) for result in results]
+        return [
+            _built(result, Path(path), self._timeout)
+            for result, (_, _, path) in zip(results, jobs, strict=True)
+        ]
 
     def time(
         self, libraries: Sequence[Path | Outcome], schedules: Sequence[s_tir.Schedule]
@@ -188,17 +194,20 @@ def _input(library: Path, schedule: s_tir.Schedule) -> ms.runner.RunnerInput:
     return ms.runner.RunnerInput(str(library), "cpu", arguments)
 
 
-def _build_job(job: tuple[tvm.IRModule, CpuTarget, str]) -> str:
-    """Build a library in a process of the pool."""
+def _build_job(job: tuple[tvm.IRModule, CpuTarget, str]) -> str | None:
+    """Build a library in a process of the pool; return what kept this machine from linking it."""
     mod, target, path = job
     library = tvm.compile(mod, target=target.target)
-    link_shared_library(library, Path(path), target.machine)
-    return path
+    try:
+        link_shared_library(library, Path(path), target.machine)
+    except (CompileError, OSError) as error:
+        return last_line(error)
+    return None
 
 
-def _built(result: MapResult, timeout: float) -> Path | Outcome:
+def _built(result: MapResult, path: Path, timeout: float) -> Path | Outcome:
     if result.status == StatusKind.COMPLETE:
-        return Path(result.value)
+        return Outcome(failure=NOT_LINKED, cause=result.value) if result.value else path
     if result.status == StatusKind.TIMEOUT:
         return Outcome(failure=TIME_OUT, cause=f"building took over {timeout:g} s")
     return Outcome(failure=COMPILE_ERROR, cause=_last_line(str(result.value)))

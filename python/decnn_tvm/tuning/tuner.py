@@ -13,10 +13,12 @@ import tvm_ffi
 from decnn_tvm.calibration import unit_limits
 from decnn_tvm.compiler import split_network, uses_winograd, with_image_input
 from decnn_tvm.custom_passes import apply_passes
+from decnn_tvm.errors import InputError
 from decnn_tvm.lowering import lower_stages
 from decnn_tvm.network import Network
 from decnn_tvm.plan import Strategy
 from decnn_tvm.targets import CpuTarget, resolve_target
+from decnn_tvm.tuning.board_check import check_host
 from decnn_tvm.tuning.cost_model import CostModel
 from decnn_tvm.tuning.measurement import Measurer, Runner
 from decnn_tvm.tuning.records import Records, records_to_write
@@ -82,7 +84,8 @@ def tune(
         ``host:port`` of an RPC tracker and the key of the boards to measure on; by default this
         machine is measured.
     timeout : float
-        Seconds that building, or timing, one candidate may take. A late one fails.
+        Seconds that building, or timing, one candidate may take. A late one fails in this run, and
+        is tried again in the next.
     passes : sequence of tvm.transform.Pass
         As for `decnn_tvm.compile`: they decide which layers there are, too.
     progress : callable, optional
@@ -97,13 +100,16 @@ def tune(
     RecordsError
         The folder is damaged or can't be written, or another run tunes into it.
     InputError
-        `tracker` is no address, or there is no `key`.
+        `tracker` is no address, or one of `tracker` and `key` is missing; or this machine, which
+        is measured without them, can't run code for `target`.
     ClusterError
         No tracker answers, or it has no device under the key.
     """
     start = time.monotonic()
-    boards = None if tracker is None else Tracker.parse(tracker, key)
+    boards = _boards(tracker, key)
     resolved = resolve_target(target, cores=cores)
+    if boards is None and runner is None:
+        check_host(resolved)
     with records_to_write(Path(database)) as records:
         if boards is not None:
             boards.check()
@@ -130,6 +136,17 @@ def tune(
         seconds=time.monotonic() - start,
         tasks=_reports(tasks, tunings),
     )
+
+
+def _boards(tracker: str | None, key: str | None) -> Tracker | None:
+    if tracker is not None:
+        return Tracker.parse(tracker, key)
+    if key is not None:
+        raise InputError(
+            f"key {key!r}: expected a tracker too, which knows the boards of that key, such as "
+            "127.0.0.1:9190"
+        )
+    return None
 
 
 def _tune_all(
