@@ -44,7 +44,9 @@ def check_board(
     ClusterError
         It does not answer, or it is another kind of machine.
     """
-    question = pool.submit(_describe, tracker.host, tracker.port, tracker.key, round(timeout))
+    question = pool.submit(
+        _describe, tracker.host, tracker.port, tracker.key, max(1, round(timeout))
+    )
     name = f"a board under the key {tracker.key!r} of tracker {tracker.host}:{tracker.port}"
     try:
         described = question.result()

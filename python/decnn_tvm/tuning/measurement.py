@@ -23,7 +23,7 @@ from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 from tvm.support.popen_pool import MapResult, PopenPoolExecutor, StatusKind
 
-from decnn_tvm.errors import CompileError, last_line
+from decnn_tvm.errors import ClusterError, CompileError, last_line
 from decnn_tvm.linking import link_shared_library
 from decnn_tvm.schedules.vectors import core_count
 from decnn_tvm.targets import CpuTarget
@@ -96,7 +96,7 @@ class Measurer:
     ) -> None:
         self._target = target
         self._timeout = timeout
-        self.tracker = tracker
+        self._tracker = tracker
         self._folder = tempfile.TemporaryDirectory(prefix="decnn-tune-")
         self._built = 0
         self._boards = tracker.check() if tracker else 1
@@ -107,6 +107,7 @@ class Measurer:
             stderr=subprocess.DEVNULL,
         )
         self._pools = [self._builder]
+        self._questions = self._builder  # where boards are asked; see `check_board`
         self._runner = runner or (self._remote(tracker) if tracker else self._local())
 
     def __enter__(self) -> Measurer:
@@ -140,21 +141,45 @@ class Measurer:
         for start in range(0, len(pairs), self._boards):
             some = pairs[start : start + self._boards]
             inputs = [_input(built, each) for built, each in some if isinstance(built, Path)]
-            futures = iter(self._runner.run(inputs) if inputs else [])
+            started = iter(zip(inputs, self._runner.run(inputs) if inputs else [], strict=True))
             for library, _ in some:
                 if isinstance(library, Outcome):
                     yield library
                 else:
-                    yield self._outcome(next(futures).result())
+                    one, future = next(started)
+                    yield self._second_try(one, _outcome(future.result()))
 
-    def _outcome(self, result: ms.runner.RunnerResult) -> Outcome:
-        if result.error_msg is None:
-            return Outcome(seconds=tuple(float(value) for value in result.run_secs))
-        late = "timeout" in str(result.error_msg).lower()
-        failure = TIME_OUT if late else RUN_ERROR
-        if self.tracker is not None and not self.tracker.has_board():
-            failure = BOARD_LOST
-        return Outcome(failure=failure, cause=_last_line(str(result.error_msg)))
+    def wait_for_board(self) -> None:
+        """Wait until a board answers again.
+
+        Raises
+        ------
+        ClusterError
+            None does within `decnn_tvm.tuning.tracker.PATIENCE` seconds.
+        """
+        if self._tracker is not None:
+            self._tracker.wait_for_board(self._ask)
+
+    def _second_try(self, one: ms.runner.RunnerInput, first: Outcome) -> Outcome:
+        """Time a candidate again that has failed on a board, which may have been to blame."""
+        if first.failure is None or self._tracker is None:
+            return first
+        if (lost := self._lost_board()) is not None:
+            return lost
+        (future,) = self._runner.run([one])
+        second = _outcome(future.result())
+        return second if second.failure is None else self._lost_board() or second
+
+    def _lost_board(self) -> Outcome | None:
+        try:
+            self._ask()
+        except ClusterError as error:
+            return Outcome(failure=BOARD_LOST, cause=str(error))
+        return None
+
+    def _ask(self) -> None:
+        if self._tracker is not None:
+            check_board(self._tracker, self._target, self._questions, 2 * self._timeout)
 
     def _path(self) -> Path:
         self._built += 1
@@ -185,8 +210,16 @@ class Measurer:
             max_workers=self._boards, timeout=2 * self._timeout, stderr=subprocess.DEVNULL
         )
         self._pools.append(runner.pool)
-        check_board(tracker, self._target, runner.pool, 2 * self._timeout)
+        self._questions = runner.pool
+        self._ask()
         return runner  # type: ignore[no-any-return]
+
+
+def _outcome(result: ms.runner.RunnerResult) -> Outcome:
+    if result.error_msg is None:
+        return Outcome(seconds=tuple(float(value) for value in result.run_secs))
+    late = "timeout" in str(result.error_msg).lower()
+    return Outcome(failure=TIME_OUT if late else RUN_ERROR, cause=_last_line(str(result.error_msg)))
 
 
 def _input(library: Path, schedule: s_tir.Schedule) -> ms.runner.RunnerInput:

@@ -135,8 +135,8 @@ class TaskTuning:
     def _note_failure(self, measurer: Measurer, schedule: s_tir.Schedule, outcome: Outcome) -> None:
         logger.warning("%s: %s: %s", self._task.name, outcome.failure, outcome.cause)
         self.failures[str(outcome.failure)] += 1
-        if measurer.tracker is not None and outcome.failure == BOARD_LOST:
-            measurer.tracker.wait_for_board()
+        if outcome.failure == BOARD_LOST:
+            measurer.wait_for_board()
             self._tried.discard(str(schedule.trace))
         elif outcome.failure in BLAMED and self._analytic_works(measurer, schedule):
             self._keep(schedule, FAILED)  # it need not be tried again
