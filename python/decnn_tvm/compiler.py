@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import shutil
@@ -177,6 +178,8 @@ def compile_network(
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
+    for records_given, target in itertools.product(own, resolved.values()):
+        records_given.warn_if_unused(target.target)
     return Package(path)
 
 

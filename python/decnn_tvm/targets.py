@@ -105,7 +105,7 @@ def resolve_target(name: str | Mapping[str, Any], *, cores: int | None = None) -
             f"{', '.join(known_targets())}, or a dict such as "
             "{'kind': 'llvm', 'mtriple': 'aarch64-linux-gnu', 'mcpu': 'cortex-a72'}"
         ) from error
-    machine = _machine(target)
+    machine = targettarget_machine(target)
     _check(name, target, machine)
     if cores is not None:
         target = tvm.target.Target({**dict(target.export()), "num-cores": cores})
@@ -122,7 +122,7 @@ def known_targets() -> list[str]:
 
 
 def _is_known(target: tvm.target.Target) -> bool:
-    return target.kind.name == "llvm" and _machine(target) in _FLAGS
+    return target.kind.name == "llvm" and target_machine(target) in _FLAGS
 
 
 def missing_features(required: tuple[str, ...]) -> tuple[str, ...]:
@@ -197,6 +197,7 @@ def _is_count(number: object) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
-def _machine(target: tvm.target.Target) -> str:
+def target_machine(target: tvm.target.Target) -> str:
+    """Return the `platform.machine` of what runs code for `target`: of this one by default."""
     triple = str(target.attrs.get("mtriple") or codegen.llvm_get_system_triple())
     return normal_machine(triple.split("-")[0])

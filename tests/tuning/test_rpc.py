@@ -94,7 +94,7 @@ def test_a_board_without_power_blames_no_candidate(
             os.killpg(server.pid, signal.SIGSTOP)
 
     options = {"tracker": address, "key": "silent", "timeout": 3, "progress": cut_the_power}
-    with pytest.raises(ClusterError, match="under the key 'silent' .* does not answer"):
+    with pytest.raises(ClusterError, match=r"under the key 'silent' .* does not answer"):
         decnn_tvm.tune(network, tmp_path, trials=2, **options, **OPTIONS)
     assert known_boards(address, "silent") == 1
     lines = (tmp_path / RECORDS).read_text().splitlines()

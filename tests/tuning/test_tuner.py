@@ -16,6 +16,7 @@ import tvm
 from tvm import s_tir
 from tvm.script import tirx as T
 from tvm.support.popen_pool import MapResult, StatusKind
+from tvm.target import codegen
 
 import decnn_tvm
 import decnn_tvm.targets
@@ -29,7 +30,14 @@ from decnn_tvm.testing.equality import assert_logits_match, random_inputs, refer
 from decnn_tvm.testing.graph_builder import GraphBuilder
 from decnn_tvm.tuning import cost_model, measurement
 from decnn_tvm.tuning.board_check import check_host
-from decnn_tvm.tuning.records import FAILED, RECORDS, Records, as_module, structural_key
+from decnn_tvm.tuning.records import (
+    FAILED,
+    RECORDS,
+    Records,
+    as_module,
+    structural_key,
+    target_text,
+)
 from decnn_tvm.tuning.shipped_records import write_shipped
 from decnn_tvm.tuning.tasks import find_tasks
 
@@ -290,6 +298,32 @@ def test_code_that_this_machine_can_not_run(network: Network, tmp_path: Path) ->
     with pytest.raises(InputError, match="key 'rpi4': expected a tracker too"):
         decnn_tvm.tune(network, tmp_path, key="rpi4", **OPTIONS)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "llvm", "mcpu": "haswell"},
+        {"kind": "llvm", "mcpu": "haswell", "num-cores": 1, "mtriple": "x86_64-linux-gnu"},
+        {"kind": "llvm", "mcpu": "haswell", "num-cores": 1, "mtriple": "amd64-unknown-linux"},
+    ],
+)
+def test_equal_targets_share_records(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codegen, "llvm_get_system_triple", lambda: "x86_64-conda-linux-gnu")
+    assert target_text(tvm.target.Target(options)) == '["x86_64", "haswell", 1]'
+
+
+def test_records_that_fit_no_layer_are_told(
+    network: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    decnn_tvm.tune(network, tmp_path / "db", trials=1, runner=FakeRunner(1e-6), **OPTIONS)
+    options = {"records": tmp_path / "db", "shipped_records": False, **OPTIONS}
+    for cores, told in ((1, False), (2, True)):
+        decnn_tvm.compile(network, tmp_path / "pkg", cores=cores, **options)
+        warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+        assert any("no record fits a layer" in text for text in warnings) is told
 
 
 def test_records_for_another_target_are_ignored(network: Network, tmp_path: Path) -> None:

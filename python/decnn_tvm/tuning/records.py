@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -27,6 +27,8 @@ from tvm.s_tir.schedule import ScheduleError
 
 from decnn_tvm.errors import RecordsError, last_line
 from decnn_tvm.schedules.apply import is_layer
+from decnn_tvm.schedules.vectors import core_count
+from decnn_tvm.targets import target_machine
 from decnn_tvm.tuning.record_files import RECORDS, WORKLOADS, append, prepare, read
 from decnn_tvm.tuning.tuning_lock import tuning_lock
 
@@ -47,6 +49,11 @@ class Records:
     create : bool
         Start an empty database where there is none, and check that it can be written.
 
+    Attributes
+    ----------
+    asked, applied
+        Layers that `ApplyRecords` looked for, and found, by the text of their target.
+
     Raises
     ------
     RecordsError
@@ -55,6 +62,8 @@ class Records:
 
     def __init__(self, folder: Path | str, *, create: bool = False) -> None:
         self.folder = Path(folder)
+        self.asked: Counter[str] = Counter()
+        self.applied: Counter[str] = Counter()
         if create:
             prepare(self.folder)
         workloads, records = read(self.folder)
@@ -113,6 +122,19 @@ class Records:
                 f"{self.folder}: a record can't be written ({error.strerror}). It is kept for this "
                 "run only."
             ) from error
+
+    def warn_if_unused(self, target: tvm.target.Target) -> None:
+        """Warn where layers for `target` were looked for, and there was none of them."""
+        text = target_text(target)
+        if self.asked[text] and not self.applied[text]:
+            others = sorted({text for _, text in self._times})
+            logger.warning(
+                "%s: no record fits a layer for %s [machine, processor, cores]; there are some for "
+                "%s. Tune with the target, cores, workers, --winograd and --wire of compilation.",
+                self.folder,
+                text,
+                ", ".join(others) or "nothing",
+            )
 
     def copy_best(self, destination: Records) -> None:
         """Add the fastest measurement of each layer to other records, where those lack the layer.
@@ -181,14 +203,16 @@ class ApplyRecords:
         target = tvm.target.Target.current(allow_none=False)
         scheduled = {}
         for var, func in mod.functions_items():
-            known = is_layer(func) and not func.attrs.get("tirx.is_scheduled", False)
+            known = is_layer(func) and not bool(func.attrs.get("tirx.is_scheduled", False))
             trace = self.records.best(func, target) if known else None
+            self.records.asked[target_text(target)] += known
             replayed = None if trace is None else _replay(func, trace, var.name_hint)
             if replayed is not None:
                 scheduled[var] = replayed.with_attr("tirx.is_scheduled", True)
         mod = mod.clone()
         for var, func in scheduled.items():
             mod.update_func(var, func)
+        self.records.applied[target_text(target)] += len(scheduled)
         logger.info("%d layers by their records for %s", len(scheduled), target)
         return mod
 
@@ -206,12 +230,12 @@ def structural_key(mod: tvm.IRModule) -> int:
 def target_text(target: tvm.target.Target) -> str:
     """Return what the best schedule for a target depends on as text.
 
-    That is the processor and the number of its cores. Features that a hypervisor hides or a user
+    That is the processor and the number of its cores, as they are where a target leaves them out:
+    the machine is this one then, and has one core. Features that a hypervisor hides or a user
     forbids change the layer where they change the vectors, and its best schedule little otherwise.
     """
-    options = dict(target.export())
-    machine = str(options.get("mtriple", "")).partition("-")[0]
-    return json.dumps([machine, options.get("mcpu", ""), options.get("num-cores", 0)], default=int)
+    processor = str(target.attrs.get("mcpu") or "")
+    return json.dumps([target_machine(target), processor, core_count(target)])
 
 
 def _replay(func: tirx.PrimFunc, trace: s_tir.schedule.Trace, name: str) -> tirx.PrimFunc | None:
