@@ -141,6 +141,18 @@ def test_no_layer_may_be_deleted(tmp_path: Path, add: Add) -> None:
         Records(tmp_path)
 
 
+def test_a_record_without_a_target_is_left_out(
+    tmp_path: Path, target: tvm.target.Target, add: Add
+) -> None:
+    records = Records(tmp_path, create=True)
+    add(records, 4, 1e-6)
+    add(records, 4, 3e-6)
+    entry = json.loads((tmp_path / RECORDS).read_text().splitlines()[1])
+    entry[1][2] = None
+    damage(tmp_path / RECORDS, 1, json.dumps(entry))
+    assert list(Records(tmp_path).times(layer(4), target).values()) == [[1e-6]]
+
+
 @pytest.mark.parametrize("index", [-1, 2, "x", None])
 def test_a_record_of_no_layer(tmp_path: Path, add: Add, index: Any) -> None:
     records = Records(tmp_path, create=True)

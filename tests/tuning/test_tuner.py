@@ -348,6 +348,17 @@ def test_damaged_records(network: Network, tmp_path: Path, content: bytes, words
         decnn_tvm.compile(network, tmp_path / "pkg", records=tmp_path, **OPTIONS)
 
 
+@pytest.mark.parametrize(
+    "limits", [{"trials": 0}, {"trials": -1}, {"timeout": 0}, {"timeout": -1.0}]
+)
+def test_limits_that_measure_nothing(
+    network: Network, tmp_path: Path, limits: dict[str, float]
+) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(limits))}="):
+        decnn_tvm.tune(network, tmp_path / "db", **limits, **OPTIONS)
+    assert not (tmp_path / "db").exists()
+
+
 def test_records_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "database_workload.json").write_text('["1", "x"]\n')
     (tmp_path / "database_tuning_record.json").write_text("[0, 1]\n")

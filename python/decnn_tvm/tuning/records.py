@@ -161,6 +161,9 @@ class Records:
         return self._lines[key]
 
     def _read(self, record: ms.database.TuningRecord) -> None:
+        if record.target is None:  # MetaSchedule allows it; the record is of no use here
+            logger.info("%s: a record without a target is left out", self.folder)
+            return
         seconds = [float(value) for value in record.run_secs or [FAILED]]
         self._remember(record.workload.mod, record.target, record.trace, seconds)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,12 +101,13 @@ def tune(
     RecordsError
         The folder is damaged or can't be written, or another run tunes into it.
     InputError
-        `tracker` is no address, or one of `tracker` and `key` is missing; or this machine, which
-        is measured without them, can't run code for `target`.
+        `trials` or `timeout` is not above 0; `tracker` is no address, or one of `tracker` and `key`
+        is missing; or this machine, measured without them, can't run code for `target`.
     ClusterError
         No tracker answers, or it has no device under the key.
     """
     start = time.monotonic()
+    _check_limits(trials, timeout)
     boards = _boards(tracker, key)
     resolved = resolve_target(target, cores=cores)
     if boards is None and runner is None:
@@ -136,6 +138,13 @@ def tune(
         seconds=time.monotonic() - start,
         tasks=_reports(tasks, tunings),
     )
+
+
+def _check_limits(trials: int, timeout: float) -> None:
+    if trials < 1:
+        raise InputError(f"trials={trials}: expected at least 1 candidate per layer")
+    if not 0 < timeout < math.inf:
+        raise InputError(f"timeout={timeout}: expected a number of seconds above 0")
 
 
 def _boards(tracker: str | None, key: str | None) -> Tracker | None:
