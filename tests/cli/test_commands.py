@@ -38,6 +38,10 @@ def test_tune_then_compile(command: Command, folder: Path, tmp_path: Path) -> No
     done = command("tune", folder / "grouped.onnx", "--records", records, "--trials", 1)
     assert done.status == 0, done.err
     assert "layers tuned for" in done.out and "1 of" in done.out
+    count = int(done.out.split(" layers tuned for")[0].split()[-1])
+    lines = [line for line in done.err.splitlines() if " of " in line]
+    assert len(lines) == count, "without a terminal, a line for each layer"
+    assert f": layer 1 of {count}, trial 1 of 1, best " in lines[0]
     assert f"decnn compile --records {records}" in done.out
     again = command("tune", folder / "grouped.onnx", "--records", records, "--trials", 1, "--json")
     report = json.loads(again.out)

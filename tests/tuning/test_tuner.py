@@ -38,7 +38,9 @@ from decnn_tvm.tuning.records import (
     structural_key,
     target_text,
 )
+from decnn_tvm.tuning.report import TaskReport, TuningReport
 from decnn_tvm.tuning.shipped_records import write_shipped
+from decnn_tvm.tuning.task_tuning import CONFIRMED
 from decnn_tvm.tuning.tasks import find_tasks
 
 OPTIONS = {"workers": 1, "winograd": False}
@@ -141,6 +143,32 @@ def test_an_interrupt_keeps_what_is_measured(network: Network, tmp_path: Path) -
         decnn_tvm.tune(network, tmp_path, progress=interrupt, **options)
     report = decnn_tvm.tune(network, tmp_path, **options)
     assert [task.new for task in report.tasks] == [0, 1, 2]
+
+
+def test_what_an_interrupted_run_did_not_confirm_is_confirmed(
+    network: Network, tmp_path: Path
+) -> None:
+    def interrupt(state: Any) -> None:
+        if (state.task, state.trial) == (0, 2):
+            raise KeyboardInterrupt
+
+    options = {"trials": 2, "runner": FakeRunner(1e-6), **OPTIONS}
+    with pytest.raises(KeyboardInterrupt):
+        decnn_tvm.tune(network, tmp_path, progress=interrupt, **options)
+    report = decnn_tvm.tune(network, tmp_path, **options)
+    assert [task.new for task in report.tasks] == [0, 2, 2]
+    records, target = Records(tmp_path), resolve_target("host").target
+    for layer in layers(network).values():
+        best = str(records.best(layer, target))
+        assert len(records.times(layer, target)[best]) >= CONFIRMED
+
+
+def test_totals_compare_the_same_layers() -> None:
+    common = {"weight": 2, "candidates": 2, "measured": 2, "new": 2, "failures": {}, "share": 0.5}
+    both = TaskReport(name="both", before_us=4.0, after_us=3.0, **common)
+    after = TaskReport(name="after", before_us=None, after_us=7.0, **common)
+    report = TuningReport(target="host", database="db", seconds=1.0, tasks=(both, after))
+    assert (report.before_us, report.after_us) == (8.0, 6.0)
 
 
 def test_records_choose_the_schedule(network: Network, tmp_path: Path) -> None:

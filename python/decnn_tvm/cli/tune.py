@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -121,14 +122,26 @@ def _use_cluster(options: argparse.Namespace) -> str | Mapping[str, Any]:
 
 @contextlib.contextmanager
 def _progress_display() -> Iterator[ProgressCallback]:
-    """Show on standard error how far the run is."""
+    """Show a bar on standard error or, where no person looks, a line for each layer."""
+    last: TuningProgress | None = None
+    lines = not sys.stderr.isatty()
     with progress_bar("finding the layers") as show:
 
         def report(state: TuningProgress) -> None:
+            nonlocal last
+            if lines and last is not None and last.task != state.task:
+                _say(last)
+            last = state
             done = state.task + (state.trial / state.trials if state.trials else 1.0)
             show(_describe(state), done, state.tasks)
 
         yield report
+    if lines and last is not None:
+        _say(last)
+
+
+def _say(state: TuningProgress) -> None:
+    print(f"{state.name}: {_describe(state)}", file=sys.stderr, flush=True)
 
 
 def _describe(state: TuningProgress) -> str:
@@ -150,9 +163,12 @@ def _show(report: TuningReport) -> None:
     for cause in sorted({cause for task in report.tasks for cause in task.failures}):
         count = sum(task.failures.get(cause, 0) for task in report.tasks)
         print(f"{count} candidates failed: {cause}")
-    print(
-        f"all layers: {report.before_us / 1e3:.3f} ms before, {report.after_us / 1e3:.3f} ms after"
-    )
+    which = "all layers"
+    if left_out := len(report.tasks) - len(report.compared):
+        which = (
+            f"{len(report.compared)} layers ({left_out} left out, where the analytic one failed)"
+        )
+    print(f"{which}: {report.before_us / 1e3:.3f} ms before, {report.after_us / 1e3:.3f} ms after")
     print(f"records: {report.database}; use them with `decnn compile --records {report.database}`")
 
 

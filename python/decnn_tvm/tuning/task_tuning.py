@@ -105,8 +105,7 @@ class TaskTuning:
                 break
             self._measure(measurer, batch, done)
             self._learn(batch)
-        if self.new:
-            self._confirm(measurer)
+        self._confirm(measurer)  # also what an interrupted run has not confirmed
 
     def _next_batch(self, size: int) -> list[str]:
         """Return the candidates to measure next; the analytic one is never left out."""
