@@ -105,7 +105,7 @@ def resolve_target(name: str | Mapping[str, Any], *, cores: int | None = None) -
             f"{', '.join(known_targets())}, or a dict such as "
             "{'kind': 'llvm', 'mtriple': 'aarch64-linux-gnu', 'mcpu': 'cortex-a72'}"
         ) from error
-    machine = targettarget_machine(target)
+    machine = target_machine(target)
     _check(name, target, machine)
     if cores is not None:
         target = tvm.target.Target({**dict(target.export()), "num-cores": cores})

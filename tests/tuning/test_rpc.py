@@ -29,7 +29,8 @@ from decnn_tvm.testing.boards import (
 )
 from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
 from decnn_tvm.tuning import tracker as tracker_module
-from decnn_tvm.tuning.records import FAILED, RECORDS
+from decnn_tvm.tuning.record_files import RECORDS
+from decnn_tvm.tuning.records import FAILED
 
 OPTIONS = {"workers": 1, "winograd": False}
 Serve = Callable[[str], "subprocess.Popen[bytes]"]
