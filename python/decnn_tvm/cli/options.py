@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from decnn_tvm.errors import InputError
 from decnn_tvm.plan import STRATEGIES
 
 if TYPE_CHECKING:
@@ -143,6 +146,28 @@ def load_model(options: argparse.Namespace) -> Network:
     from decnn_tvm.frontend import load
 
     return load(options.model, batch=options.batch, shapes=dict(options.shape))
+
+
+def check_output(option: str, path: Path | None) -> None:
+    """Refuse a file that could not be written, before there is anything to lose.
+
+    Raises
+    ------
+    InputError
+        It is a folder, or its folder is not there or not ours to write to.
+    """
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir():
+        why = "it is a folder"
+    elif not folder.is_dir():
+        why = f"there is no folder {folder}"
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        why = "permission denied"
+    else:
+        return
+    raise InputError(f"{option} {path}: can't be written ({why}).")
 
 
 def positive(text: str) -> int:

@@ -17,6 +17,7 @@ from decnn_tvm.cli.options import (
     Commands,
     add_command,
     add_keys,
+    check_output,
     numbers,
     positive,
     positive_seconds,
@@ -85,7 +86,10 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         help="other workers that store the weights of a group, for a takeover (1)",
     )
     parser.add_argument(
-        "--output", metavar="FILE.npz", help="write every output, stacked over the samples"
+        "--output",
+        type=Path,
+        metavar="FILE.npz",
+        help="write every output, stacked over the samples",
     )
     parser.add_argument(
         "--trace", type=Path, metavar="FILE.json", help="write who did what when, for Perfetto"
@@ -136,6 +140,8 @@ def execute(options: argparse.Namespace) -> None:
     """Run the command."""
     from decnn_tvm.package import Package
 
+    for option in ("output", "trace"):
+        check_output(f"--{option}", getattr(options, option))
     package = Package(options.package)
     samples, names = _samples(options, package)
     with _cluster(options, package) as cluster:
@@ -146,15 +152,16 @@ def execute(options: argparse.Namespace) -> None:
             policy=_policy(options),
         )
         with session:
-            outcome = _stream(session, samples, options)
+            outputs, seconds = _stream(session, samples, options)
+            if options.output:
+                _save(options.output, outputs)
+            outcome = Outcome(outputs, seconds, session.stats())
+            if options.json:
+                print(json.dumps(_json(outcome, names), indent=2))
+            else:
+                _show(outcome, names)
             if options.trace:
-                _write_trace(options.trace, session)
-    if options.output:
-        _save(Path(options.output), outcome)
-    if options.json:
-        print(json.dumps(_json(outcome, names), indent=2))
-    else:
-        _show(outcome, names)
+                _write_trace(options.trace, session, outcome)
 
 
 def _target(options: argparse.Namespace, package: Package) -> str | Mapping[str, str] | None:
@@ -222,22 +229,24 @@ def default_workers(package: Package) -> int:
     return package.manifest.workers
 
 
-def _stream(session: Session, samples: Iterator[Sample], options: argparse.Namespace) -> Outcome:
+def _stream(
+    session: Session, samples: Iterator[Sample], options: argparse.Namespace
+) -> tuple[list[dict[str, Array]], float]:
+    """Return the outputs of every sample, and the seconds that all took."""
     outputs = []
     start = time.perf_counter()
     for result in session.stream(samples, in_flight=options.in_flight, nan=options.nan):
         named = result if isinstance(result, dict) else {session.plan.outputs[0]: result}
         outputs.append(named)
-    return Outcome(outputs, time.perf_counter() - start, session.stats())
+    return outputs, time.perf_counter() - start
 
 
-def _save(path: Path, outcome: Outcome) -> None:
+def _save(path: Path, outputs: list[dict[str, Array]]) -> None:
     import numpy as np
 
     from decnn_tvm.errors import InputError
 
-    names = outcome.outputs[0]
-    stacked: dict[str, Any] = {n: np.stack([o[n] for o in outcome.outputs]) for n in names}
+    stacked: dict[str, Any] = {n: np.stack([o[n] for o in outputs]) for n in outputs[0]}
     try:
         with path.open("wb") as file:
             np.savez(file, **stacked)
@@ -245,11 +254,11 @@ def _save(path: Path, outcome: Outcome) -> None:
         raise InputError(f"--output {path}: can't be written ({error.strerror}).") from error
 
 
-def _write_trace(path: Path, session: Session) -> None:
+def _write_trace(path: Path, session: Session, outcome: Outcome) -> None:
     from decnn_tvm.errors import InputError
     from decnn_tvm.runtime.trace import KINDS, chrome_trace
 
-    names = [device.name for device in session.stats()]
+    names = [device.name for device in outcome.devices]
     try:
         path.write_text(json.dumps(chrome_trace(session.timeline(kinds=KINDS), names)))
     except OSError as error:

@@ -170,7 +170,7 @@ def _worker(
         stages=profiles,
         seconds_per_message=slowness * message,
         seconds_per_byte=slowness * content,
-        weight_bytes=fleet.status(rank)["weight_bytes"],
+        weight_bytes=fleet.call(rank, "status")["weight_bytes"],
         memory_bytes=fleet.memory(rank),
     )
 

@@ -11,17 +11,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from decnn_tvm.errors import ClusterError, MemoryShortage
 from decnn_tvm.package import Package
 from decnn_tvm.plan import Indices
-from decnn_tvm.runtime.calls import LOOK, call_all
+from decnn_tvm.runtime.calls import LOOK, call_all, raise_first
 from decnn_tvm.runtime.devices import Home
 from decnn_tvm.runtime.engine import Counters, Link, device_status
 from decnn_tvm.runtime.epochs import Epochs
+from decnn_tvm.runtime.inquiry import T, ask, clock_offset
 from decnn_tvm.runtime.mate import Mate, files_of
 from decnn_tvm.runtime.pace import Reading, Trend, observe
 from decnn_tvm.runtime.policy import Policy
@@ -194,11 +195,14 @@ class Fleet:
         return self._home.explain(ranks)
 
     def status(self, rank: int) -> dict[str, Any]:
-        """Return a worker's counters; nothing was done by one that is lost."""
-        if rank not in self._roster.mates:
-            return device_status(Counters(), None, None)
-        status: dict[str, Any] = self._roster.mates[rank].worker.call("status")
-        return status
+        """Return a worker's counters; nothing was done by one that is lost, or does not answer."""
+        status: dict[str, Any] | None = self._ask(rank, lambda worker: worker.call("status"))
+        return device_status(Counters(), None, None) if status is None else status
+
+    def clock_offset(self, rank: int) -> float:
+        """Return the seconds to add to a worker's monotonic clock to have this process's."""
+        offset = self._ask(rank, lambda worker: clock_offset(lambda: worker.observe().at))
+        return 0.0 if offset is None else offset
 
     def target(self, rank: int) -> str:
         """Return which of the package's targets a worker runs."""
@@ -221,6 +225,13 @@ class Fleet:
                 list(pool.map(Mate.end, mates))
         finally:
             self._epochs.close()
+
+    def _ask(self, rank: int, question: Callable[[RemoteWorker], T]) -> T | None:
+        """Return a worker's answer, None from one that is lost, also where it has just been."""
+        if (mate := self._roster.mates.get(rank)) is None:
+            return None
+        silent = self._epochs.watch.silent
+        return ask(mate.worker, question, lambda: rank in silent() or bool(self._home.cause(rank)))
 
     def _enlist(self, worker: RemoteWorker) -> Mate:
         wanted = self._target
@@ -308,9 +319,6 @@ class Fleet:
 
     def _raise_first(self, failures: Mapping[int, Exception]) -> None:
         """Raise an error of the first deployment, with the cause where a worker has gone."""
-        for rank, error in failures.items():
-            if isinstance(error, ClusterError) and (why := self._home.cause(rank)):
-                raise ClusterError(f"{self.names[rank]} {why}") from error
-        told = [error for error in failures.values() if "was cancelled" not in str(error)]
-        for error in told or failures.values():
-            raise error
+        raise_first(
+            failures, lambda rank: (w := self._home.cause(rank)) and f"{self.names[rank]} {w}"
+        )

@@ -159,6 +159,10 @@ class _Local:
         """Return a device's counters; memory is that of the whole process and not told apart."""
         return self._engines[rank].status()
 
+    def clock_offset(self, rank: int) -> float:
+        """Return 0: there is one clock."""
+        return 0.0
+
     def close(self) -> None:
         """Drop the devices."""
         self._engines = ()

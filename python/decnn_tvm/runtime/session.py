@@ -106,7 +106,7 @@ class Session:
         return self._stream(iter(samples), in_flight, policy)
 
     def stats(self) -> list[DeviceStats]:
-        """Return what each device did since the session began."""
+        """Return what each device did since the session began; nothing of one that is lost."""
         with self._lock:
             self._check_open()
             return [
@@ -117,7 +117,7 @@ class Session:
             ]
 
     def timeline(self, *, kinds: Collection[EventKind] = STAGES) -> list[TimelineEvent]:
-        """Return what all devices did lately, by start.
+        """Return what all devices did lately, by start, on the clock of this process.
 
         Parameters
         ----------
@@ -127,9 +127,14 @@ class Session:
         with self._lock:
             self._check_open()
             ranks = range(len(self.assignment))
-            events = [e for r in ranks for e in timeline_events(r, self._devices.status(r))]
+            events = [event for rank in ranks for event in self._events(rank)]
             chosen = (event for event in events if event.kind in kinds)
             return sorted(chosen, key=lambda event: event.start)
+
+    def _events(self, rank: int) -> list[TimelineEvent]:
+        status = self._devices.status(rank)
+        offset = self._devices.clock_offset(rank) if status["timeline"] else 0.0
+        return timeline_events(rank, status, offset)
 
     @property
     def assignment(self) -> tuple[Indices, ...]:
