@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from decnn_tvm.errors import InputError
@@ -195,7 +197,15 @@ def test_who_is_silent_for_long_gets_no_more_heartbeats() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"beat": 0.0}, {"beat": 0.6}, {"orphan": 0.5}, {"replicas": -1}, {"slowest_link": 0}]
+    "wrong",
+    [
+        *({"beat": 0.0}, {"beat": 0.6}, {"orphan": 0.5}, {"replicas": -1}, {"replicas": 1.5}),
+        *({name: math.nan} for name in ("beat", "silence", "orphan", "patience")),
+        *({"patience": -1.0}, {"patience": math.inf}, {"orphan": 10**400}),
+        *({"slowest_link": 0}, {"slowest_link": math.inf}, {"slowest_link": "x"}),
+        *({"beat": "x"}, {"patience": None}, {"silence": True}),
+    ],
+    ids=str,
 )
 def test_a_policy_that_cannot_work_is_refused(wrong) -> None:
     with pytest.raises(InputError, match="expected"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -205,9 +206,21 @@ def _count(movements: list[dict[str, str]]) -> str:
 
 
 def parse_target(text: str) -> str | dict[str, Any]:
-    """Return a target's name, or the dict that JSON text stands for."""
+    """Return a target's name, or the dict that JSON text stands for.
+
+    Raises
+    ------
+    InputError
+        It is JSON nested too deeply to be read.
+    """
     with contextlib.suppress(ValueError):
-        data = json.loads(text)
+        try:
+            data = json.loads(text)
+        except RecursionError as error:
+            raise InputError(
+                f"--target {reprlib.repr(text)}: nested too deeply; expected a name, or a target "
+                "of TVM as JSON."
+            ) from error
         if isinstance(data, dict):
             return data
     return text

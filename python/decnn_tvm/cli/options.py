@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +14,11 @@ from decnn_tvm.plan import STRATEGIES
 
 if TYPE_CHECKING:
     from decnn_tvm.network import Network
+
+LARGEST = 2**31 - 1
+"""Of numbers of anything: an extent of a tensor has 32 bits."""
+DIGITS = 100
+"""Python itself refuses to read numbers of thousands of digits."""
 
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
@@ -171,9 +177,11 @@ def check_output(option: str, path: Path | None) -> None:
 
 
 def positive(text: str) -> int:
-    """Parse an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, at least 1")
+    """Parse an integer from 1 to `LARGEST`."""
+    if not text.isdecimal() or len(text) > DIGITS or not 1 <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(
+            f"{reprlib.repr(text)}: expected a whole number, at least 1 and at most {LARGEST}"
+        )
     return int(text)
 
 

@@ -14,6 +14,9 @@ EXAMPLE = """\
   decnn report resnet50.onnx --cluster cluster.toml -o report.html
   decnn report resnet50.onnx --cluster cluster.toml --trace trace.json -o report.html"""
 
+MOST = 4096
+"""Devices in a curve: an exchange of all with all is as many messages, squared."""
+
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the command."""
@@ -41,12 +44,20 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     )
     parser.add_argument(
         "--counts",
-        type=positives,
+        type=_counts,
         default=(1, 2, 4, 8),
         metavar="1,2,4,8",
         help="numbers of devices in the curves (1,2,4,8)",
     )
     return parser
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Parse numbers of devices, each of which is simulated."""
+    counts = positives(text)
+    if max(counts) > MOST:
+        raise argparse.ArgumentTypeError(f"{max(counts)} devices: expected at most {MOST}")
+    return counts
 
 
 def execute(options: argparse.Namespace) -> None:

@@ -69,7 +69,11 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "--in-flight", type=positive, default=4, metavar="K", help="samples under way at once (4)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="S", help="seconds that a wait may take (60)"
+        "--timeout",
+        type=positive_seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds that a wait may take (60)",
     )
     parser.add_argument(
         "--silence",

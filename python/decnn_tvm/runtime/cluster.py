@@ -18,7 +18,7 @@ from decnn_tvm.runtime.exposure import (
     reached_from,
 )
 from decnn_tvm.runtime.fleet import Fleet
-from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.policy import Policy, check_seconds
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.session import Session
 
@@ -56,6 +56,7 @@ class Cluster:
         insecure: bool = False,
     ) -> None:
         check_exposure(host, keys=credentials is not None, insecure=insecure)
+        check_seconds("timeout", timeout)
         self._workers, self._host, self._timeout = list(workers), host, timeout
         self._credentials, self._insecure = credentials, insecure
         self._sessions: list[Session] = []
@@ -91,8 +92,10 @@ class Cluster:
         ClusterError
             Naming the first address where no worker answers, or one with other keys.
         InputError
-            An address beyond loopback with neither `keys` nor `insecure`, or the keys are damaged.
+            An address beyond loopback with neither `keys` nor `insecure`, the keys are damaged, or
+            `timeout` is no number of seconds above 0.
         """
+        check_seconds("timeout", timeout)
         credentials = None if keys is None else Credentials.load(keys)
         workers: list[RemoteWorker] = []
         accept_all(addresses, keys=credentials is not None, insecure=insecure)

@@ -3,9 +3,16 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 from dataclasses import dataclass
 
 from decnn_tvm.errors import InputError
+
+SECONDS = ("beat", "silence", "orphan", "patience")
+"""Fields that are seconds."""
+LONGEST = 1e6
+"""Seconds: eleven days. The system counts waits in milliseconds of 31 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +57,42 @@ class Policy:
     replicas: int = 1
 
     def __post_init__(self) -> None:
+        for name in SECONDS:
+            check_seconds(name, getattr(self, name), least=0.0)
         if not 0 < self.beat < self.silence / 2 or self.orphan < self.silence:
             raise InputError(
                 f"beat={self.beat:g}, silence={self.silence:g}, orphan={self.orphan:g} seconds: "
                 "expected 0 < 2 * beat < silence <= orphan, so that one late heartbeat is no loss."
             )
-        if not self.slowest_link > 0:
-            raise InputError(f"slowest_link={self.slowest_link}: expected bits a second, above 0.")
-        if self.replicas < 0:
-            raise InputError(f"replicas={self.replicas}: expected at least 0.")
+        rate = self.slowest_link
+        if type(rate) not in (int, float) or not 0 < rate < math.inf:
+            raise InputError(f"slowest_link={rate!r}: expected bits a second, above 0.")
+        if type(self.replicas) is not int or self.replicas < 0:
+            raise InputError(f"replicas={self.replicas!r}: expected a whole number, at least 0.")
+
+
+def check_seconds(name: str, value: object, *, least: float | None = None) -> None:
+    """Refuse what is no number of seconds that anybody could wait.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it.
+    value : object
+        What was given.
+    least : float, optional
+        The smallest number that is taken; anything above 0 by default.
+
+    Raises
+    ------
+    InputError
+        It is no number, too small, or above `LONGEST`.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and value <= LONGEST and (value > 0 if least is None else value >= least):
+        return
+    expected = "above 0" if least is None else f"at least {least:g}"
+    raise InputError(
+        f"{name}={reprlib.repr(value)}: expected a number of seconds, {expected}, "
+        f"at most {LONGEST:,.0f}."
+    )
