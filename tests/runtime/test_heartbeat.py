@@ -8,7 +8,7 @@ import pytest
 from decnn_tvm.errors import InputError
 from decnn_tvm.runtime.heartbeat import Pulse, Watch
 from decnn_tvm.runtime.policy import Policy
-from decnn_tvm.runtime.wire import HEARTBEAT, Header, Message, WireError, decode
+from decnn_tvm.runtime.wire import ERROR, HEARTBEAT, Header, Message, WireError, decode
 from decnn_tvm.transfers import HOST
 
 CLUSTER = bytes(range(16))
@@ -167,6 +167,9 @@ def test_strangers_and_later_epochs_are_dropped() -> None:
     assert host.damaged == 2
     assert not host.admit(message(0, target=1))  # went astray
     assert host.damaged == 3
+    for source in (999, HOST):  # who is no peer, and who is the receiver itself
+        assert not host.admit(message(source, movement=ERROR))
+    assert host.damaged == 5
 
 
 def test_heartbeats_before_the_first_epoch_are_dropped() -> None:

@@ -207,11 +207,14 @@ class Watch:
             logger.debug("dropped what came: %s", message)
             return False
         header = message.header
+        if header.source not in epoch.heard:
+            self.damaged += 1
+            logger.debug("dropped a message of %d, who is no peer", header.source)
+            return False
         current = header.epoch == epoch.header.epoch
-        if header.source in epoch.heard:
-            self._hear(epoch, header.source)
+        self._hear(epoch, header.source)
         if header.movement == HEARTBEAT:
-            if current and header.source in epoch.heard:
+            if current:
                 self._take_pulse(epoch, message)
             return False
         if current:

@@ -213,6 +213,7 @@ class ZmqTransport:
                 self._watch.tick()
                 if arrived:
                     frames = pull.recv_multipart(copy=False)
-                    message = self.traffic.decode([frame.buffer for frame in frames])
+                    parts = [frame.buffer for frame in frames]
+                    message = self.traffic.decode(parts, self._door.source(frames[0]))
                     if message is not None and self._watch.admit(message):
                         self._inbox.put(message)
