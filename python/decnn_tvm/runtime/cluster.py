@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from decnn_tvm.runtime.exposure import (
     check_exposure,
     reached_from,
 )
+from decnn_tvm.runtime.fair_lock import forked
 from decnn_tvm.runtime.fleet import Fleet
 from decnn_tvm.runtime.policy import Policy, check_seconds
 from decnn_tvm.runtime.remote_worker import RemoteWorker
@@ -30,7 +32,8 @@ DEFAULT = Policy()
 class Cluster:
     """Workers that run already.
 
-    Use it in a ``with`` block.
+    Use it in a ``with`` block, in the process that made it: one that was forked can't use it, and
+    ends nothing of it either.
 
     Parameters
     ----------
@@ -60,6 +63,7 @@ class Cluster:
         self._workers, self._host, self._timeout = list(workers), host, timeout
         self._credentials, self._insecure = credentials, insecure
         self._sessions: list[Session] = []
+        self._process = os.getpid()
 
     @staticmethod
     def connect(
@@ -259,7 +263,9 @@ class Cluster:
         return "" if not ranks else "Look at its log, and start it again."
 
     def close(self) -> None:
-        """Close all sessions and connections."""
+        """Close all sessions and connections; nothing in a process that was forked."""
+        if os.getpid() != self._process:
+            return
         while self._sessions:
             self._sessions.pop().close()
         for worker in self._workers:
@@ -278,6 +284,8 @@ class Cluster:
 
     def _make_room(self) -> None:
         """Forget closed sessions and close failed ones; refuse where one is at work."""
+        if os.getpid() != self._process:
+            raise ClusterError(forked(self._process))
         for session in list(self._sessions):
             if not session.usable:
                 session.close()

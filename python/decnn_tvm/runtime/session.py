@@ -44,7 +44,8 @@ STAGES: tuple[EventKind, ...] = ("compute",)
 class Session:
     """A deployed network; made by ``deploy``.
 
-    Use it in a ``with`` block. Calls from several threads take turns.
+    Use it in a ``with`` block. Calls from several threads take turns; those from a process that was
+    forked are refused.
 
     Parameters
     ----------
@@ -176,7 +177,9 @@ class Session:
         return not self._closed and self._failure is None
 
     def close(self) -> None:
-        """End the session on every device; further calls fail."""
+        """End the session on every device; further calls fail. A forked process ends nothing."""
+        if self._lock.foreign:
+            return
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -214,6 +217,8 @@ class Session:
 
     def _drop(self, samples: Iterable[int]) -> None:
         """Forget samples; what still comes for them is ignored."""
+        if self._lock.foreign:
+            return
         with self._lock:
             self._flight.drop(samples)
 
