@@ -88,9 +88,9 @@ def check_seconds(name: str, value: object, *, least: float | None = None) -> No
     InputError
         It is no number, too small, or above `LONGEST`.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and value <= LONGEST and (value > 0 if least is None else value >= least):
-        return
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value <= LONGEST and (value > 0 if least is None else value >= least):
+            return
     expected = "above 0" if least is None else f"at least {least:g}"
     raise InputError(
         f"{name}={reprlib.repr(value)}: expected a number of seconds, {expected}, "
