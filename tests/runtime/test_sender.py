@@ -131,8 +131,9 @@ def test_what_zeromq_refuses_counts_as_sent(line: Line, monkeypatch: pytest.Monk
     monkeypatch.setattr(Sender, "_send_one", refusing)
     line.send(1, size=1)
     wait_until(lambda: bool(line.refused))
-    sent = 0
+    sent, deadline = 0, time.monotonic() + 10.0
     while sent < 2:
+        assert time.monotonic() < deadline
         beat = line.receive()
         assert beat.header.movement == HEARTBEAT
         sent = Pulse.decode(b"".join(beat.payload)).sent
