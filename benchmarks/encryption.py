@@ -27,6 +27,7 @@ from decnn_tvm.runtime.wire import Header, Message, encode
 SMALL, LARGE, IN_A_ROW = 64, 1 << 20, 32
 """Bytes of a message for round trips and for throughput, and how many of those go at once."""
 HEADER = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=0, target=1)
+BACK = Header(cluster=bytes(16), epoch=0, sample=0, movement=0, source=1, target=0)
 GIGABIT = 125.0
 """MB/s of the link of a board: keys that allow it cost no throughput there."""
 TIMEOUT = 30.0
@@ -85,7 +86,7 @@ def _data(ends: contextlib.ExitStack, encrypt: bool) -> Calls:
     def trip() -> None:
         first.send(1, encode(HEADER, [small]))
         receive(second)
-        second.send(0, encode(HEADER, [small]))
+        second.send(0, encode(BACK, [small]))
         receive(first)
 
     def transfer() -> None:

@@ -159,7 +159,7 @@ def _planned(
         strategy=contestant.strategy,
         network=network,
         trained=True,
-        shares=lambda _: [],
+        shares=lambda speeds, caps: [],
     )
     split = splitter.split(network, contestant.strategy, contestant.shares)
     ranks = range(len(contestant.shares))

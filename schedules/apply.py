@@ -26,7 +26,7 @@ _TEMPLATES = (
 _LAYERS = {template.block for template in _TEMPLATES}
 # What TVM's own lowering calls the kernels of such layers. Kernels bear their operators' names;
 # the blocks within bear those of variables too, which may say "conv" before a mean.
-_UNSCHEDULED = ("conv", "dense")
+_UNSCHEDULED = ("conv", "dense", "matmul")
 _POOLING = "pool"
 
 

@@ -15,9 +15,10 @@ unrolled.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import tvm
-from tvm import s_tir, te
+from tvm import s_tir, te, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from decnn_tvm.schedules.direct_convolution import TILE
@@ -35,7 +36,14 @@ BLOCK = "dense"
 MAX_UNROLL = 8
 
 
-def dense(data: te.Tensor, weight: te.Tensor, *, outputs: int, rows: int) -> te.Tensor:
+def dense(
+    data: te.Tensor,
+    weight: te.Tensor,
+    *,
+    outputs: int,
+    rows: int,
+    leading: tuple[int, ...] | None = None,
+) -> te.Tensor:
     """Return `data` (B, F) times the packed `weight` (O / lanes, F, lanes), as (B, outputs).
 
     Parameters
@@ -46,6 +54,8 @@ def dense(data: te.Tensor, weight: te.Tensor, *, outputs: int, rows: int) -> te.
         Columns of the result.
     rows
         Rows of the register tile; a divisor of B.
+    leading
+        Extents whose product is B, for a result of the shape (*leading, outputs).
     """
     batch, features = (int(extent) for extent in data.shape)
     blocks, _, lanes = (int(extent) for extent in weight.shape)
@@ -56,9 +66,16 @@ def dense(data: te.Tensor, weight: te.Tensor, *, outputs: int, rows: int) -> te.
         name=BLOCK,
         attrs={TILE: [rows]},
     )
-    return te.compute(
-        (batch, outputs), lambda b, o: result[o // lanes, b, o % lanes], name="dense_result"
-    )
+    if leading is None:
+        return te.compute(
+            (batch, outputs), lambda b, o: result[o // lanes, b, o % lanes], name="dense_result"
+        )
+
+    def element(*at: tirx.Var) -> tirx.Expr:
+        row = sum(i * prod(leading[axis + 1 :]) for axis, i in enumerate(at[:-1]))
+        return result[at[-1] // lanes, row, at[-1] % lanes]
+
+    return te.compute((*leading, outputs), element, name="dense_result")
 
 
 def dense_problem(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from decnn_tvm.profiling.profile import (
@@ -22,8 +23,8 @@ def made_up_profile(workers: Sequence[str], *, plan_sha256: str = "0" * 64) -> P
         workers=tuple(_worker(name, 1 + (name == workers[-1])) for name in workers),
         coordinator=_machine(COORDINATOR),
         links=tuple(
-            LinkProfile(between=(COORDINATOR, name), bytes_per_second=1e9, latency_seconds=1e-5)
-            for name in workers
+            LinkProfile(between=pair, bytes_per_second=1e9, latency_seconds=1e-5)
+            for pair in itertools.combinations((COORDINATOR, *workers), 2)
         ),
     )
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from decnn_tvm.errors import PackageError
-from decnn_tvm.package import MANIFEST, Package, TargetLibraries, write_manifest, write_weights
+from decnn_tvm.manifest import MANIFEST, TargetLibraries
+from decnn_tvm.package import Package, write_manifest, write_weights
 from decnn_tvm.plan import Plan, Weight
 from decnn_tvm.runtime.weights import DeviceWeights
 from tests.modules import drawn
@@ -62,6 +64,23 @@ def test_what_was_written_is_read(package):
         "weights/shared.safetensors",
         "weights/group1.safetensors",
     ]
+
+
+def test_shares_are_for_as_many_workers(package):
+    assert package.manifest.shares is None and package.shares_for(4) is None
+    planned = dataclasses.replace(
+        package.manifest, workers=2, shares=(1, 2), worker_names=("slow", "fast")
+    )
+    _edit(package, lambda _: planned.to_json())
+    again = Package(package.path)
+    assert again.manifest == planned
+    assert again.shares_for(2) == (1, 2) and again.shares_for(3) is None
+
+
+def test_a_manifest_of_before_there_were_shares(package):
+    keys = {"format", "versions", "targets", "files", "workers", "plan"}
+    assert json.loads((package.path / MANIFEST).read_text()).keys() == keys
+    assert Package(package.path).manifest.worker_names == ()
 
 
 @pytest.mark.parametrize("groups", [(0,), (2,), (1, 2), (2, 0), (0, 1, 2)])
@@ -121,6 +140,9 @@ def _edit(package, change):
         (lambda d: d | {"plan": {}}, "plan: unreadable"),
         (lambda d: d | {"files": 3}, "damaged"),
         (lambda d: d | {"extra": 3}, "damaged"),
+        (lambda d: d | {"shares": [1, 2]}, "damaged.*expected 4"),
+        (lambda d: d | {"worker_names": ["a"]}, "damaged.*expected 4"),
+        (lambda d: d | {"shares": ["many"] * 4}, "damaged"),
     ],
 )
 def test_foreign_manifests(package, change, message):

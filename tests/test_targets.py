@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import pytest
 
@@ -75,13 +76,36 @@ def test_a_feature_that_no_machine_has_is_missing() -> None:
             {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "warp9"},
             r"LLVM knows no aarch64 processor 'warp9'",
         ),
+        ({"kind": "llvm", "mtriple": "foo-bar"}, r"is for 'foo' machines; expected a triple.*arm"),
+        ({"kind": "llvm", "mtriple": "foo-bar", "mcpu": "cortex-a72"}, r"is for 'foo' machines"),
+        ({"kind": "llvm", "mtriple": "mips-linux-gnu"}, r"'mips' machines.*x86_64, aarch64"),
+        ({"kind": "llvm", "mtriple": 7}, r"TVM can't make it"),
+        ({"kind": "llvm", "num-cores": -2}, r"num-cores is -2; expected 1 or more"),
+        ({"kind": "llvm", "num-cores": 0}, r"num-cores is 0; expected 1 or more"),
+        ({"kind": "llvm", "vector-width": 100}, r"vector-width is 100; expected bits, a power of"),
+        ({"kind": "llvm", "vector-width": -128}, r"vector-width is -128"),
+        (7, r"target 7 is a int; expected a name such as 'host', or a dict"),
+        (["host"], r"target \['host'\] is a list"),
+        (None, r"target None is a NoneType"),
     ],
 )
-def test_an_unknown_target_is_refused(name: str | dict[str, str], message: str) -> None:
+def test_an_unknown_target_is_refused(name: Any, message: str) -> None:
     with pytest.raises(CompileError, match=message):
         resolve_target(name)
+
+
+@pytest.mark.parametrize("cores", [-3, 0, "2", 1.5, True])
+def test_cores_that_are_no_count_are_refused(cores: Any) -> None:
+    with pytest.raises(CompileError, match=f"cores is {cores!r}; expected a whole number, 1 or"):
+        resolve_target("host", cores=cores)
 
 
 def test_known_targets_are_processors() -> None:
     names = known_targets()
     assert names[0] == "host" and not any(name.startswith("nvidia/nvidia-a100") for name in names)
+    assert not any(name.startswith("riscv/") for name in names)
+
+
+@pytest.mark.parametrize("name", [n for n in known_targets() if n.startswith(("arm/", "rasp"))])
+def test_every_arm_tag_resolves(name: str) -> None:
+    assert resolve_target(name).machine in ("aarch64", "armv7l")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import shutil
@@ -66,6 +67,7 @@ def compile_network(
     shipped_records: bool = True,
     passes: Sequence[tvm.transform.Pass] = (),
     schedules: Sequence[ScheduleRule] = (),
+    worker_names: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Package:
     """Compile `network` for several devices and write the package to the folder `out`.
@@ -86,7 +88,8 @@ def compile_network(
         the number of channel groups of a decoupled network.
     shares : sequence of int, optional
         Groups per device, such as ``(2, 1, 1)`` where the first one is twice as fast: channel
-        groups, strips of rows, stages of a pipeline, or turns of a replica.
+        groups, strips of rows, stages of a pipeline, or turns of a replica. The package remembers
+        them: so many workers are dealt these, unless told otherwise.
     all_shares : bool, optional
         Hold a library for every number of groups, so that devices can be added or lost while
         samples stream. By default so for a decoupled network, whose libraries are small; a dense
@@ -126,6 +129,9 @@ def compile_network(
         devices. They must keep its inputs and outputs.
     schedules : sequence of tvm.s_tir.dlight.base.ScheduleRule
         Your own rules for kernels; the first that takes a kernel wins, before all records.
+    worker_names : sequence of str
+        What a cluster file calls the workers that `shares` are for; ``decnn run --cluster`` then
+        takes these.
     progress : callable, optional
         Told of every step.
 
@@ -146,6 +152,11 @@ def compile_network(
     network = apply_passes(with_image_input(network, image_mean, image_std), passes)
     limits = _calibrator(wire, calibration, calibration_method)
     counts = group_counts(network, workers, shares, all_shares, strategy)
+    if worker_names and len(worker_names) != counts.devices:
+        raise PartitionError(
+            f"worker_names {list(worker_names)}: expected {counts.devices}, one for each worker. "
+            "Leave them out, or name every worker."
+        )
     resolved = _by_folder([resolve_target(target, cores=cores) for target in targets])
     own = [] if records is None else [_read_records(records)]
     measured = {
@@ -161,10 +172,14 @@ def compile_network(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / "package"
-        write_package(draft, split, resolved, measured, winograd, report, counts, schedules)
+        write_package(
+            draft, split, resolved, measured, winograd, report, counts, schedules, worker_names
+        )
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
+    for records_given, target in itertools.product(own, resolved.values()):
+        records_given.warn_if_unused(target.target)
     return Package(path)
 
 

@@ -26,12 +26,15 @@ class GroupCounts:
         Numbers of groups on a device to compile for.
     served : tuple of int
         Numbers of groups that a device may own then.
+    shares : tuple of int, optional
+        Groups of each device, where they were asked for.
     """
 
     devices: int
     groups: int
     compiled: tuple[int, ...]
     served: tuple[int, ...]
+    shares: tuple[int, ...] | None = None
 
 
 def group_counts(
@@ -80,12 +83,15 @@ def group_counts(
         )
     if strategy == "replicas":
         groups *= max(1, count - 1)  # so that the rest of them share evenly if one is lost
+    asked = None if shares is None else tuple(shares)
     every = tuple(range(1, groups + 1))
     if strategy in ONE_PROGRAM:
-        return GroupCounts(devices=count, groups=groups, compiled=(1,), served=every)
+        return GroupCounts(devices=count, groups=groups, compiled=(1,), served=every, shares=asked)
     counts = every if (own is not None if all_shares is None else all_shares) else chosen
     compiled = tuple(sorted({*counts}))
-    return GroupCounts(devices=count, groups=groups, compiled=compiled, served=compiled)
+    return GroupCounts(
+        devices=count, groups=groups, compiled=compiled, served=compiled, shares=asked
+    )
 
 
 def _devices(

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,103 +26,14 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from decnn_tvm.errors import CompileError, PackageError
+from decnn_tvm.manifest import MANIFEST, Manifest, TargetLibraries
 from decnn_tvm.plan import ONE_PROGRAM, Indices, Plan
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 ESTIMATES = "estimates.json"
 """Cycles of each stage by the cost model, by target and number of groups on a device."""
-_KEYS = ("format", "versions", "targets", "files", "workers", "plan")
 VERSIONED = ("decnn-tvm", "apache-tvm", "apache-tvm-ffi")
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetLibraries:
-    """The libraries of one target.
-
-    Attributes
-    ----------
-    target : dict
-        TVM's target, as JSON.
-    machine : str
-        What `platform.machine()` must say, such as ``x86_64`` or ``aarch64``.
-    features : tuple of str
-        CPU features that the code uses, as in the flags of ``/proc/cpuinfo``.
-    libraries : dict of int to str
-        Number of groups to the library's path in the package; one library may serve several.
-    """
-
-    target: dict[str, Any]
-    machine: str
-    features: tuple[str, ...]
-    libraries: dict[int, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """The content of ``manifest.json``; `workers` is how many devices it was compiled for."""
-
-    plan: Plan
-    targets: dict[str, TargetLibraries]
-    versions: dict[str, str]
-    files: dict[str, str]
-    workers: int
-    format: int = FORMAT
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the manifest as JSON data."""
-        targets = {
-            name: {
-                "target": t.target,
-                "machine": t.machine,
-                "features": list(t.features),
-                "libraries": {str(k): path for k, path in t.libraries.items()},
-            }
-            for name, t in self.targets.items()
-        }
-        return {
-            "format": self.format,
-            "versions": self.versions,
-            "targets": targets,
-            "files": self.files,
-            "workers": self.workers,
-            "plan": self.plan.to_json(),
-        }
-
-    @staticmethod
-    def from_json(data: Any) -> Manifest:
-        """Read what `to_json` wrote; raise `PackageError` on anything else."""
-        if not isinstance(data, dict) or "format" not in data:
-            raise PackageError(
-                f"{MANIFEST}: not a decnn-tvm package. Pass a folder that `decnn compile` wrote."
-            )
-        if data["format"] != FORMAT:
-            raise PackageError(
-                f"{MANIFEST}: package format {data['format']}, expected {FORMAT}. "
-                "Compile the package again with this version of decnn-tvm."
-            )
-        try:
-            if unknown := sorted({*data} - set(_KEYS)):
-                raise KeyError(*unknown)
-            targets = {
-                name: TargetLibraries(
-                    target=dict(t["target"]),
-                    machine=str(t["machine"]),
-                    features=tuple(t["features"]),
-                    libraries={int(k): str(path) for k, path in t["libraries"].items()},
-                )
-                for name, t in data["targets"].items()
-            }
-            plan = Plan.from_json(data["plan"])
-            versions, files = dict(data["versions"]), dict(data["files"])
-            workers = int(data["workers"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PackageError(
-                f"{MANIFEST}: damaged ({type(error).__name__}: {error}). Compile the package again."
-            ) from error
-        return Manifest(plan=plan, targets=targets, versions=versions, files=files, workers=workers)
 
 
 def versions() -> dict[str, str]:
@@ -183,6 +93,11 @@ class Package:
     def plan(self) -> Plan:
         """The plan in the manifest."""
         return self.manifest.plan
+
+    def shares_for(self, workers: int) -> tuple[int, ...] | None:
+        """Return how many groups each of so many workers is meant to have; None: evenly many."""
+        shares = self.manifest.shares
+        return shares if shares is not None and len(shares) == workers else None
 
     def file(self, name: str) -> Path:
         """Return the path of a file of this package; raise where it has no such file."""
@@ -313,14 +228,21 @@ def write_manifest(
     names: Sequence[str],
     *,
     workers: int,
+    shares: Sequence[int] | None = None,
+    worker_names: Sequence[str] = (),
 ) -> Package:
-    """Hash the files called `names`, write the manifest and open the package."""
+    """Hash the files called `names`, write the manifest and open the package.
+
+    The rest is as in `decnn_tvm.manifest.Manifest`.
+    """
     manifest = Manifest(
         plan=plan,
         targets=targets,
         versions=versions(),
         files={name: sha256(path / name) for name in names},
         workers=workers,
+        shares=None if shares is None else tuple(shares),
+        worker_names=tuple(worker_names),
     )
     (path / MANIFEST).write_text(json.dumps(manifest.to_json()))
     return Package(path)

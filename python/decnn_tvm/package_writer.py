@@ -13,7 +13,8 @@ import tvm
 from decnn_tvm.group_counts import GroupCounts
 from decnn_tvm.linking import link_shared_library
 from decnn_tvm.lowering import build_stages
-from decnn_tvm.package import ESTIMATES, TargetLibraries, write_manifest, write_weights
+from decnn_tvm.manifest import TargetLibraries
+from decnn_tvm.package import ESTIMATES, write_manifest, write_weights
 from decnn_tvm.passes.split_stages import plan_of
 from decnn_tvm.plan import ONE_PROGRAM
 from decnn_tvm.planning.layer_costs import layer_costs
@@ -50,6 +51,7 @@ def write_package(
     report: Reporter,
     counts: GroupCounts,
     schedules: Sequence[ScheduleRule] = (),
+    worker_names: Sequence[str] = (),
 ) -> None:
     """Write a package from the stages for each number of groups on a device.
 
@@ -71,6 +73,8 @@ def write_package(
         What the package is for.
     schedules : sequence of tvm.s_tir.dlight.base.ScheduleRule
         The user's own rules, asked before all others.
+    worker_names : sequence of str
+        Whom the shares are for, by the names in a cluster file.
     """
     first = next(iter(split.values()))
     plan = plan_of(first)
@@ -96,7 +100,15 @@ def write_package(
         names += {*paths.values()}
     report.step("package")
     names.append(_write_estimates(draft, split, targets, winograd))
-    write_manifest(draft, plan, libraries, names, workers=counts.devices)
+    write_manifest(
+        draft,
+        plan,
+        libraries,
+        names,
+        workers=counts.devices,
+        shares=counts.shares,
+        worker_names=worker_names,
+    )
 
 
 def _write_estimates(

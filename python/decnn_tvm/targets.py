@@ -91,8 +91,11 @@ def resolve_target(name: str | Mapping[str, Any], *, cores: int | None = None) -
     Raises
     ------
     CompileError
-        If there is no such target, it is not a CPU, or LLVM does not know its processor.
+        If there is no such target, it is not a CPU of a kind that workers run on, LLVM does not
+        know its processor, or its cores or vectors are no such number.
     """
+    if cores is not None and not _is_count(cores):
+        raise CompileError(f"cores is {cores!r}; expected a whole number, 1 or more")
     options = _host_options() if name == "host" else _known_options(name)
     try:
         target = tvm.target.Target(options)
@@ -102,12 +105,12 @@ def resolve_target(name: str | Mapping[str, Any], *, cores: int | None = None) -
             f"{', '.join(known_targets())}, or a dict such as "
             "{'kind': 'llvm', 'mtriple': 'aarch64-linux-gnu', 'mcpu': 'cortex-a72'}"
         ) from error
-    machine = _machine(target)
+    machine = target_machine(target)
     _check(name, target, machine)
     if cores is not None:
         target = tvm.target.Target({**dict(target.export()), "num-cores": cores})
     present = codegen.llvm_get_cpu_features(target)
-    features = tuple(flag for llvm, flag in _FLAGS.get(machine, {}).items() if llvm in present)
+    features = tuple(flag for llvm, flag in _FLAGS[machine].items() if llvm in present)
     text = name if isinstance(name, str) else repr(dict(name))
     return CpuTarget(name=text, target=target, machine=machine, features=features)
 
@@ -115,11 +118,11 @@ def resolve_target(name: str | Mapping[str, Any], *, cores: int | None = None) -
 def known_targets() -> list[str]:
     """Return the names that `resolve_target` takes besides dicts."""
     tags = [str(tag) for tag in tvm.target.list_tags()]
-    return [
-        "host",
-        *BOARDS,
-        *sorted(tag for tag in tags if tvm.target.Target(tag).kind.name == "llvm"),
-    ]
+    return ["host", *BOARDS, *sorted(tag for tag in tags if _is_known(tvm.target.Target(tag)))]
+
+
+def _is_known(target: tvm.target.Target) -> bool:
+    return target.kind.name == "llvm" and target_machine(target) in _FLAGS
 
 
 def missing_features(required: tuple[str, ...]) -> tuple[str, ...]:
@@ -144,6 +147,11 @@ def _host_options() -> dict[str, Any]:
 
 
 def _known_options(name: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    if not isinstance(name, (str, Mapping)):
+        raise CompileError(
+            f"target {name!r} is a {type(name).__name__}; expected a name such as 'host', or a "
+            "dict of TVM's target options"
+        )
     if not isinstance(name, str):
         return dict(name)
     if name in BOARDS:
@@ -160,6 +168,12 @@ def _check(name: str | Mapping[str, Any], target: tvm.target.Target, machine: st
         raise CompileError(
             f"target {name!r}: expected a CPU (kind 'llvm'), got kind {target.kind.name!r}"
         )
+    if machine not in _FLAGS:  # LLVM crashes where it is asked about one that it does not know
+        raise CompileError(
+            f"target {name!r} is for {machine!r} machines; expected a triple (mtriple) of "
+            f"{', '.join(_FLAGS)}, such as 'aarch64-linux-gnu'"
+        )
+    _check_numbers(name, target)
     cpu = target.attrs.get("mcpu")
     triple = target.attrs.get("mtriple") or codegen.llvm_get_system_triple()
     if cpu and not codegen.llvm_is_valid_cpu(cpu, triple):
@@ -169,6 +183,21 @@ def _check(name: str | Mapping[str, Any], target: tvm.target.Target, machine: st
         )
 
 
-def _machine(target: tvm.target.Target) -> str:
+def _check_numbers(name: str | Mapping[str, Any], target: tvm.target.Target) -> None:
+    cores, width = (target.attrs.get(key) for key in ("num-cores", "vector-width"))
+    if cores is not None and not _is_count(cores):
+        raise CompileError(f"target {name!r}: num-cores is {cores}; expected 1 or more")
+    if width is not None and not (_is_count(width) and width & (width - 1) == 0):
+        raise CompileError(
+            f"target {name!r}: vector-width is {width}; expected bits, a power of two such as 128"
+        )
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
+
+
+def target_machine(target: tvm.target.Target) -> str:
+    """Return the `platform.machine` of what runs code for `target`: of this one by default."""
     triple = str(target.attrs.get("mtriple") or codegen.llvm_get_system_triple())
     return normal_machine(triple.split("-")[0])

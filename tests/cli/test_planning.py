@@ -165,7 +165,7 @@ def test_a_report_of_a_refused_plan(
     text, page = out.read_text(), Page()
     page.feed(text)
     assert page.open == [] and page.figures == 5
-    assert "Several devices are not worth it." in text and "one device is as fast" in text
+    assert "Several devices are not worth it" in text and "One device is as fast" in text
     # What is shown is the one device, with all layers in a box.
     assert "stage0 on board-0" in text and "stage0 on board-1" not in text
     assert "layers: conv1, layer1.0.conv1," in text and ">0: conv1 … fc</text>" in text

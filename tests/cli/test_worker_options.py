@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 import pytest
 
 Command = Callable[..., Any]
+Start = Callable[..., "subprocess.Popen[str]"]
+TIMEOUT = 60
 
 
 def test_the_check(command: Command) -> None:
@@ -56,3 +60,38 @@ def test_the_unit(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_tuning_options(command: Command, arguments: list[str], words: str) -> None:
     done = command("worker", *arguments)
     assert (done.status, words in done.err, len(done.err.splitlines())) == (2, True, 1), done
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_port_that_is_taken(start: Start, host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        worker = start("worker", "--host", host, "--port", port)
+        out, err = worker.communicate(timeout=TIMEOUT)
+    assert worker.returncode == 1 and not out
+    assert err.startswith(f"decnn: can't listen on {host}, port {port} (")
+    assert "already in use" in err and "Take another --port" in err and err.count("\n") == 1
+
+
+def test_a_host_without_ipv4(start: Start) -> None:
+    worker = start("worker", "--host", "::1")
+    out, err = worker.communicate(timeout=TIMEOUT)
+    assert worker.returncode == 1 and not out
+    assert "Pass an IPv4 address of this machine" in err and err.count("\n") == 1, err
+
+
+def test_a_metrics_port_that_is_taken(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        worker = start("worker", "--metrics", taken.getsockname()[1])
+        out, err = worker.communicate(timeout=TIMEOUT)
+    assert worker.returncode == 1 and not out
+    assert err.startswith("decnn: metrics: can't listen on 127.0.0.1:") and err.count("\n") == 1
+
+
+def test_the_bare_worker_says_it_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        worker = [sys.executable, "-m", "decnn_tvm.runtime.worker", "--port", port]
+        done = subprocess.run(worker, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert f"port {port}" in done.stderr and "Take another --port" in done.stderr

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,13 +87,35 @@ def test_input_that_stays_in_the_cache_is_read_once() -> None:
     assert convolution(size, inputs, outputs).cycles == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "kind"),
+    [
+        ((1, 49, 64), (64, 40), "dense"),
+        ((2, 49, 64), (2, 64, 49), "other"),
+        ((49, 64), (64,), "other"),
+    ],
+)
+def test_products_are_packed_where_the_second_operand_is_a_matrix(
+    first: tuple[int, ...], second: tuple[int, ...], kind: str
+) -> None:
+    cost = cost_of(relax.op.matmul, first, second)
+    assert cost.kind == kind
+    assert (cost.weight_bytes > 0) == (kind == "dense")
+
+
 def convolution(size: int, inputs: int, outputs: int) -> LayerCost:
-    x = relax.Var("x", relax.TensorType((1, inputs, size, size), "float32"))
-    w = relax.Var("w", relax.TensorType((outputs, inputs, 1, 1), "float32"))
+    return cost_of(relax.op.nn.conv2d, (1, inputs, size, size), (outputs, inputs, 1, 1))
+
+
+def cost_of(
+    operator: Callable[..., relax.Expr], first: tuple[int, ...], second: tuple[int, ...]
+) -> LayerCost:
+    x = relax.Var("x", relax.TensorType(first, "float32"))
+    w = relax.Var("w", relax.TensorType(second, "float32"))
     builder = relax.BlockBuilder()
     with builder.function("main", [x, w]):
         with builder.dataflow():
-            out = builder.emit_output(relax.op.nn.conv2d(x, w))
+            out = builder.emit_output(operator(x, w))
         builder.emit_func_output(out)
     target = resolve_target(TARGETS[0]).target
     (cost,) = layer_costs(builder.get()["main"], target, winograd=False)

@@ -14,7 +14,8 @@ import torch
 import tvm
 from tvm import relax
 
-from decnn_tvm.package import Package, TargetLibraries, write_manifest, write_weights
+from decnn_tvm.manifest import TargetLibraries
+from decnn_tvm.package import Package, write_manifest, write_weights
 from decnn_tvm.plan import (
     Host,
     Movement,

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from decnn_tvm.errors import ClusterError, PackageError
-from decnn_tvm.package import MANIFEST, versions
+from decnn_tvm.manifest import MANIFEST
+from decnn_tvm.package import versions
 from decnn_tvm.runtime.cluster import Cluster
 from decnn_tvm.runtime.local_cluster import LocalCluster
 from decnn_tvm.runtime.remote_worker import RemoteWorker

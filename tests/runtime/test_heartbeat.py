@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from decnn_tvm.errors import InputError
 from decnn_tvm.runtime.heartbeat import Pulse, Watch
 from decnn_tvm.runtime.policy import Policy
-from decnn_tvm.runtime.wire import HEARTBEAT, Header, Message, WireError, decode
+from decnn_tvm.runtime.wire import ERROR, HEARTBEAT, Header, Message, WireError, decode
 from decnn_tvm.transfers import HOST
 
 CLUSTER = bytes(range(16))
@@ -93,6 +95,29 @@ def test_who_was_steady_is_missed_earlier() -> None:
     assert host.silent() == (0, 1)
 
 
+def test_a_large_message_on_a_slow_link_is_no_silence() -> None:
+    """After quiet seconds 0.4 s would be the limit, and 2.4 MB at 20 Mb/s take 0.96 s."""
+    clock = Clock()
+    worker, host = pair(clock)
+    worker.begin(header(0), [HOST, 1], {HOST: 1_200_000, 1: 100_000})
+    for _ in range(100):
+        advance(clock, (worker, host), 0.1)
+        beat(host, worker, 0)
+        worker.admit(message(1, target=0))
+    # What comes from both shares our link, 1.3 MB; what goes to both peers of one its own, 2.4 MB.
+    advance(clock, (worker,), 0.9)
+    assert worker.silent() == ()
+    advance(clock, (worker,), 0.4)
+    assert worker.silent() == (1,)
+    advance(clock, (worker,), 0.2)
+    assert worker.silent() == (HOST, 1)
+    worker.begin(header(0, epoch=1), [HOST, 1], {HOST: 1 << 40})
+    advance(clock, (worker,), 10.3)
+    assert worker.silent() == (1,)
+    advance(clock, (worker,), 0.2)
+    assert worker.silent() == (HOST, 1)
+
+
 def test_data_is_heard_too() -> None:
     clock = Clock()
     _, host = pair(clock)
@@ -142,6 +167,9 @@ def test_strangers_and_later_epochs_are_dropped() -> None:
     assert host.damaged == 2
     assert not host.admit(message(0, target=1))  # went astray
     assert host.damaged == 3
+    for source in (999, HOST):  # who is no peer, and who is the receiver itself
+        assert not host.admit(message(source, movement=ERROR))
+    assert host.damaged == 5
 
 
 def test_heartbeats_before_the_first_epoch_are_dropped() -> None:
@@ -171,7 +199,17 @@ def test_who_is_silent_for_long_gets_no_more_heartbeats() -> None:
     assert host.listeners() == [1]
 
 
-@pytest.mark.parametrize("wrong", [{"beat": 0.0}, {"beat": 0.6}, {"orphan": 0.5}, {"replicas": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"beat": 0.0}, {"beat": 0.6}, {"orphan": 0.5}, {"replicas": -1}, {"replicas": 1.5}),
+        *({name: math.nan} for name in ("beat", "silence", "orphan", "patience")),
+        *({"patience": -1.0}, {"patience": math.inf}, {"orphan": 10**400}),
+        *({"slowest_link": 0}, {"slowest_link": math.inf}, {"slowest_link": "x"}),
+        *({"beat": "x"}, {"patience": None}, {"silence": True}),
+    ],
+    ids=str,
+)
 def test_a_policy_that_cannot_work_is_refused(wrong) -> None:
     with pytest.raises(InputError, match="expected"):
         Policy(**wrong)

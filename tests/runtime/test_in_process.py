@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from decnn_tvm.errors import ClusterError, InputError, PackageError, PartitionError
-from decnn_tvm.package import Manifest
+from decnn_tvm.manifest import Manifest
 from decnn_tvm.plan import Plan
 from decnn_tvm.runtime.executor import StageRunner
 from decnn_tvm.runtime.in_process import InProcessCluster
@@ -125,8 +125,9 @@ def test_inputs_are_checked(hand_net) -> None:
         assert session.run(bad, nan="allow").shape == (1, 5)
         with pytest.raises(InputError, match="'ignore'"):
             session.run(x, nan="ignore")
-        with pytest.raises(InputError, match="in_flight=0"):
-            session.stream([x], in_flight=0)
+        for wrong in (0, 1025, "4", 2.0):
+            with pytest.raises(InputError, match="expected a number, 1 to 1024"):
+                session.stream([x], in_flight=wrong)
 
 
 def test_a_closed_session_says_so(hand_net) -> None:

@@ -114,6 +114,32 @@ def test_what_waits_is_dropped_with_its_epoch(line: Line) -> None:
     assert samples[:-1] == list(range(len(samples) - 1)) and len(samples) < 8
 
 
+def test_what_zeromq_refuses_counts_as_sent(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the receiver misses it: nobody else would ever ask for it."""
+    line.watch.begin(OWN, [1])
+    line.sender.meet({1: line.address})
+    line.send(0, size=1)
+    while line.receive().header.movement == HEARTBEAT:
+        pass
+    send_one, refusals = Sender._send_one, [zmq.ZMQError(zmq.EFSM)]
+
+    def refusing(own: Sender, rank: int, peer: sender.Peer) -> None:
+        if refusals and not peer.beat:
+            raise refusals.pop()
+        send_one(own, rank, peer)
+
+    monkeypatch.setattr(Sender, "_send_one", refusing)
+    line.send(1, size=1)
+    wait_until(lambda: bool(line.refused))
+    sent, deadline = 0, time.monotonic() + 10.0
+    while sent < 2:
+        assert time.monotonic() < deadline
+        beat = line.receive()
+        assert beat.header.movement == HEARTBEAT
+        sent = Pulse.decode(b"".join(beat.payload)).sent
+    assert sent == 2
+
+
 def test_nobody_is_met_under_an_unknown_rank(line: Line) -> None:
     line.send(0, size=1)
     wait_until(lambda: bool(line.refused))

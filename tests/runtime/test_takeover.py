@@ -20,13 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 
 from decnn_tvm.errors import ClusterError, MemoryShortage
-from decnn_tvm.package import MANIFEST
+from decnn_tvm.manifest import MANIFEST
 from decnn_tvm.runtime.cluster import Cluster
 from decnn_tvm.runtime.local_cluster import LocalCluster
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.remote_worker import RemoteWorker
+from decnn_tvm.runtime.sender import Peer, Sender
 from decnn_tvm.runtime.session import Session
 from decnn_tvm.testing.link_proxy import Proxies
 from decnn_tvm.transfers import HOST
@@ -74,6 +76,24 @@ def test_survivors_take_over(hand_net, number: signal.Signals) -> None:
             assert [s.groups for s in session.stats()] == [(0, 1), (), (2, 3)]
             stream_with(session, hand_net, lambda: kill(cluster, 0))
             assert session.assignment == ((), (), (0, 1, 2, 3))
+
+
+def test_a_message_that_zeromq_refuses_is_sent_again(
+    hand_net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_one, refusals = Sender._send_one, [zmq.ZMQError(zmq.EFSM)]
+
+    def refusing(own: Sender, rank: int, peer: Peer) -> None:
+        if refusals and not peer.beat:
+            raise refusals.pop()
+        send_one(own, rank, peer)
+
+    x = hand_net.samples(1)[0]
+    with LocalCluster(2, timeout=15) as cluster, cluster.deploy(hand_net.package) as session:
+        hand_net.check(x, session.run(x))
+        monkeypatch.setattr(Sender, "_send_one", refusing)
+        hand_net.check(x, session.run(x))
+        assert not refusals and session.assignment == ((0, 1), (2, 3))
 
 
 def test_two_at_once(hand_net) -> None:

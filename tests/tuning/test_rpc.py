@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -16,9 +20,17 @@ import pytest
 import decnn_tvm
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.network import Network
-from decnn_tvm.testing.boards import end, free_port, running_server, running_tracker
+from decnn_tvm.testing.boards import (
+    end,
+    free_port,
+    known_boards,
+    running_server,
+    running_tracker,
+)
 from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
 from decnn_tvm.tuning import tracker as tracker_module
+from decnn_tvm.tuning.record_files import RECORDS
+from decnn_tvm.tuning.records import FAILED
 
 OPTIONS = {"workers": 1, "winograd": False}
 Serve = Callable[[str], "subprocess.Popen[bytes]"]
@@ -69,6 +81,47 @@ def test_a_lost_board_ends_the_run_and_loses_nothing(
         decnn_tvm.tune(network, tmp_path, trials=2, **options, **OPTIONS)
     report = decnn_tvm.tune(network, tmp_path, trials=2, **OPTIONS)
     assert [task.new for task in report.tasks] == [0, 1, 2]
+
+
+def test_a_board_without_power_blames_no_candidate(
+    network: Network, address: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tracker keeps a board as long as its connection stands, here of a stopped process."""
+    monkeypatch.setattr(tracker_module, "PATIENCE", 1.0)
+    server = serve("silent")
+
+    def cut_the_power(state: Any) -> None:
+        if (state.task, state.trial) == (0, 1):
+            os.killpg(server.pid, signal.SIGSTOP)
+
+    options = {"tracker": address, "key": "silent", "timeout": 3, "progress": cut_the_power}
+    with pytest.raises(ClusterError, match=r"under the key 'silent' .* does not answer"):
+        decnn_tvm.tune(network, tmp_path, trials=2, **options, **OPTIONS)
+    assert known_boards(address, "silent") == 1
+    lines = (tmp_path / RECORDS).read_text().splitlines()
+    assert [json.loads(line)[1][1] != [FAILED] for line in lines] == [True]
+
+
+class Flaky:
+    """Fails on its second call, as where a board goes, and works on all others."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def run(self, runner_inputs: list[Any]) -> list[Any]:
+        self.calls += 1
+        error = "the connection is closed" if self.calls == 2 else None
+        result = SimpleNamespace(run_secs=None if error else [1e-6], error_msg=error)
+        return [SimpleNamespace(result=lambda: result)]
+
+
+def test_another_board_measures_what_a_lost_one_did_not(
+    network: Network, address: str, serve: Serve, tmp_path: Path
+) -> None:
+    serve("spare")
+    options = {"tracker": address, "key": "spare", "runner": Flaky()}
+    report = decnn_tvm.tune(network, tmp_path, trials=2, **options, **OPTIONS)
+    assert [(task.measured, task.failures) for task in report.tasks] == [(2, {})] * 3
 
 
 def test_a_key_that_no_board_has(

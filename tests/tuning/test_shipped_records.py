@@ -15,7 +15,8 @@ from decnn_tvm.frontend import load
 from decnn_tvm.lowering import lower_stages
 from decnn_tvm.schedules.apply import is_layer
 from decnn_tvm.testing import zoo
-from decnn_tvm.tuning.records import RECORDS, ApplyRecords
+from decnn_tvm.tuning.record_files import RECORDS
+from decnn_tvm.tuning.records import ApplyRecords
 from decnn_tvm.tuning.shipped_records import read_shipped
 
 FOLDERS = sorted(path.parent for path in SHIPPED_RECORDS.glob(f"*/{RECORDS}.gz"))

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tuning from end to end on this machine, and with candidates that misbehave."""
+"""Tuning from end to end on this machine, and the records that come of it."""
 
 from __future__ import annotations
 
 import gzip
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +11,12 @@ from typing import Any
 import onnx
 import pytest
 import tvm
-from tvm import s_tir
-from tvm.script import tirx as T
+from tvm.target import codegen
 
 import decnn_tvm
 import decnn_tvm.targets
 from decnn_tvm import compiler
-from decnn_tvm.errors import RecordsError
+from decnn_tvm.errors import InputError, RecordsError
 from decnn_tvm.frontend import load
 from decnn_tvm.lowering import lower_stages
 from decnn_tvm.network import Network
@@ -26,8 +24,16 @@ from decnn_tvm.targets import resolve_target
 from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
 from decnn_tvm.testing.graph_builder import GraphBuilder
 from decnn_tvm.tuning import cost_model
-from decnn_tvm.tuning.records import FAILED, RECORDS, Records, as_module, structural_key
+from decnn_tvm.tuning.record_files import RECORDS
+from decnn_tvm.tuning.records import (
+    Records,
+    as_module,
+    structural_key,
+    target_text,
+)
+from decnn_tvm.tuning.report import TaskReport, TuningReport
 from decnn_tvm.tuning.shipped_records import write_shipped
+from decnn_tvm.tuning.task_tuning import CONFIRMED
 from decnn_tvm.tuning.tasks import find_tasks
 
 OPTIONS = {"workers": 1, "winograd": False}
@@ -106,6 +112,20 @@ def test_what_is_known_is_not_measured_again(network: Network, tmp_path: Path) -
     assert more.calls == 3
 
 
+def test_a_run_has_its_folder_alone(network: Network, tmp_path: Path) -> None:
+    options = {"trials": 1, "runner": FakeRunner(1e-6), **OPTIONS}
+    refused: list[Any] = []
+
+    def tune_too(_: Any) -> None:
+        if not refused:
+            with pytest.raises(RecordsError, match="tunes into this folder now") as error:
+                decnn_tvm.tune(network, tmp_path, **options)
+            refused.append(error)
+
+    decnn_tvm.tune(network, tmp_path, progress=tune_too, **options)
+    assert refused
+
+
 def test_an_interrupt_keeps_what_is_measured(network: Network, tmp_path: Path) -> None:
     def interrupt(state: Any) -> None:
         if state.task == 1 and state.trial == 1:
@@ -116,6 +136,32 @@ def test_an_interrupt_keeps_what_is_measured(network: Network, tmp_path: Path) -
         decnn_tvm.tune(network, tmp_path, progress=interrupt, **options)
     report = decnn_tvm.tune(network, tmp_path, **options)
     assert [task.new for task in report.tasks] == [0, 1, 2]
+
+
+def test_what_an_interrupted_run_did_not_confirm_is_confirmed(
+    network: Network, tmp_path: Path
+) -> None:
+    def interrupt(state: Any) -> None:
+        if (state.task, state.trial) == (0, 2):
+            raise KeyboardInterrupt
+
+    options = {"trials": 2, "runner": FakeRunner(1e-6), **OPTIONS}
+    with pytest.raises(KeyboardInterrupt):
+        decnn_tvm.tune(network, tmp_path, progress=interrupt, **options)
+    report = decnn_tvm.tune(network, tmp_path, **options)
+    assert [task.new for task in report.tasks] == [0, 2, 2]
+    records, target = Records(tmp_path), resolve_target("host").target
+    for layer in layers(network).values():
+        best = str(records.best(layer, target))
+        assert len(records.times(layer, target)[best]) >= CONFIRMED
+
+
+def test_totals_compare_the_same_layers() -> None:
+    common = {"weight": 2, "candidates": 2, "measured": 2, "new": 2, "failures": {}, "share": 0.5}
+    both = TaskReport(name="both", before_us=4.0, after_us=3.0, **common)
+    after = TaskReport(name="after", before_us=None, after_us=7.0, **common)
+    report = TuningReport(target="host", database="db", seconds=1.0, tasks=(both, after))
+    assert (report.before_us, report.after_us) == (8.0, 6.0)
 
 
 def test_records_choose_the_schedule(network: Network, tmp_path: Path) -> None:
@@ -159,65 +205,30 @@ def layers(network: Network, workers: int = 1) -> dict[str, Any]:
     return {task.name: task.layer for task in tasks}
 
 
-@T.prim_func(s_tir=True)
-def crash(_a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32")):
-    for i in range(4):
-        with T.sblock("crash"):
-            vi = T.axis.spatial(4, i)
-            b[vi] = T.Cast("float32", T.call_extern("int32", "abort"))
-
-
-@T.prim_func(s_tir=True)
-def hang(_a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32")):
-    for i in range(4):
-        with T.sblock("hang"):
-            vi = T.axis.spatial(4, i)
-            b[vi] = T.Cast("float32", T.call_extern("int32", "pause"))
-
-
-@T.prim_func(s_tir=True)
-def uncompilable(_a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32")):
-    for i in range(4):
-        with T.sblock("uncompilable"):  # no CPU has this instruction
-            vi = T.axis.spatial(4, i)
-            b[vi] = T.tvm_warp_shuffle(T.uint32(1), T.float32(0), 0, 32, 32)
-
-
-def test_a_bad_candidate_costs_its_trial_alone(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "llvm", "mcpu": "haswell"},
+        {"kind": "llvm", "mcpu": "haswell", "num-cores": 1, "mtriple": "x86_64-linux-gnu"},
+        {"kind": "llvm", "mcpu": "haswell", "num-cores": 1, "mtriple": "amd64-unknown-linux"},
+    ],
+)
+def test_equal_targets_share_records(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = cost_model.open_space
-
-    def sabotaged(func: Any, target: tvm.target.Target) -> list[s_tir.Schedule]:
-        bad = [s_tir.Schedule(each) for each in (crash, hang, uncompilable)]
-        for number, schedule in enumerate(bad):  # traces of their own
-            block = schedule.get_child_blocks(schedule.get_sblock("root"))[0]
-            schedule.annotate(block, "number", number)
-        good = honest(func, target)
-        return [good[0], *bad, good[1]]
-
-    monkeypatch.setattr(cost_model, "open_space", sabotaged)
-    report = decnn_tvm.tune(network, tmp_path / "db", trials=5, timeout=4, **OPTIONS)
-    for task in report.tasks:
-        assert task.failures == {"run error": 1, "time-out": 1, "compile error": 1}
-        assert task.new == task.measured == 5 and task.before_us and task.after_us
-    lines = (tmp_path / "db" / "database_tuning_record.json").read_text().splitlines()
-    seconds = [json.loads(line)[1][1] for line in lines]
-    assert seconds.count([FAILED]) == 3 * len(report.tasks)
+    monkeypatch.setattr(codegen, "llvm_get_system_triple", lambda: "x86_64-conda-linux-gnu")
+    assert target_text(tvm.target.Target(options)) == '["x86_64", "haswell", 1]'
 
 
-def test_failures_are_remembered_and_never_chosen(network: Network, tmp_path: Path) -> None:
-    broken = FakeRunner("no such instruction", 2e-6)
-    report = decnn_tvm.tune(network, tmp_path, trials=2, runner=broken, **OPTIONS)
-    assert report.tasks[0].failures == {"run error": 1}
-    assert report.tasks[0].before_us is None and report.tasks[0].after_us == pytest.approx(2)
-    idle = FakeRunner("nothing may run")
-    decnn_tvm.tune(network, tmp_path, trials=2, runner=idle, **OPTIONS)
-    assert idle.calls == 0
-    records, target = Records(tmp_path), decnn_tvm.targets.resolve_target("host").target
-    for layer in layers(network).values():
-        best = str(records.best(layer, target))
-        assert max(records.times(layer, target)[best]) < 1
+def test_records_that_fit_no_layer_are_told(
+    network: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    decnn_tvm.tune(network, tmp_path / "db", trials=1, runner=FakeRunner(1e-6), **OPTIONS)
+    options = {"records": tmp_path / "db", "shipped_records": False, **OPTIONS}
+    for cores, told in ((1, False), (2, True)):
+        decnn_tvm.compile(network, tmp_path / "pkg", cores=cores, **options)
+        warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+        assert any("no record fits a layer" in text for text in warnings) is told
 
 
 def test_records_for_another_target_are_ignored(network: Network, tmp_path: Path) -> None:
@@ -231,7 +242,7 @@ def test_records_for_another_target_are_ignored(network: Network, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b'[0, [[["x"', "line 1 is damaged"), (b"\xff\xfe", "unreadable"), (b"{}\n", "no tuning")],
+    [(b'[0, [[["x"\n', "line 1 is damaged"), (b"\xff\xfe\n", "unreadable"), (b"{}\n", "no tuning")],
 )
 def test_damaged_records(network: Network, tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "database_workload.json").touch()
@@ -240,6 +251,17 @@ def test_damaged_records(network: Network, tmp_path: Path, content: bytes, words
         decnn_tvm.tune(network, tmp_path, **OPTIONS)
     with pytest.raises(RecordsError, match=words):
         decnn_tvm.compile(network, tmp_path / "pkg", records=tmp_path, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"trials": 0}, {"trials": -1}, {"timeout": 0}, {"timeout": -1.0}]
+)
+def test_limits_that_measure_nothing(
+    network: Network, tmp_path: Path, limits: dict[str, float]
+) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(limits))}="):
+        decnn_tvm.tune(network, tmp_path / "db", **limits, **OPTIONS)
+    assert not (tmp_path / "db").exists()
 
 
 def test_records_of_something_else(tmp_path: Path) -> None:

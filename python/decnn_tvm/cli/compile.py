@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from decnn_tvm.cli.options import (
     load_model,
     split_options,
 )
-from decnn_tvm.cli.planning_options import add_goal, ranking_of
+from decnn_tvm.cli.planning_options import add_goal, ranking_of, with_pixels
 from decnn_tvm.cli.show_plan import summarize
 from decnn_tvm.errors import InputError
 
@@ -62,6 +63,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "device is faster",
     )
     add_goal(parser)
+    parser.set_defaults(goal=None)  # so that it is seen where there is nothing to plan
     add_pixels(parser)
     add_calibration(parser)
     parser.add_argument(
@@ -88,11 +90,11 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
 
 def execute(options: argparse.Namespace) -> None:
     """Run the command."""
+    _check_plan(options)
     targets = _use_cluster(options)
     network = load_model(options)
     images = image_options(options, network)
-    if options.plan is not None:
-        _plan(options, network)
+    names = _plan(options, network) if options.plan is not None else ()
     from decnn_tvm.compiler import compile_network
 
     with progress_bar() as progress:
@@ -102,6 +104,7 @@ def execute(options: argparse.Namespace) -> None:
             targets=targets,
             records=options.records,
             shipped_records=options.shipped_records,
+            worker_names=names,
             progress=progress,
             **images,
             **split_options(options),
@@ -118,25 +121,55 @@ def execute(options: argparse.Namespace) -> None:
         print(f"target {name}: libraries for {counts} {unit} on a device")
 
 
-def _plan(options: argparse.Namespace, network: Network) -> None:
-    """Put the strategy and the shares that are best into the options.
+def _check_plan(options: argparse.Namespace) -> None:
+    """Refuse what a plan decides itself, or can't foresee, and wishes where nothing is planned.
 
     Raises
     ------
     InputError
-        Some of them are given already.
+        Naming the options, and what to do.
+    """
+    if options.plan is None:
+        wishes = {"--for": options.goal, "--profile": options.profile, "--memory": options.memory}
+        if given := [name for name, value in wishes.items() if value is not None]:
+            raise InputError(
+                f"{', '.join(given)}: for a plan alone. Add --plan auto, or leave them out."
+            )
+        return
+    if options.strategy != "channels" or options.workers or options.shares:
+        raise InputError("--plan auto chooses strategy and shares itself: leave them out.")
+    if options.target:
+        raise InputError(
+            "--target: --plan auto plans for the targets in the cluster file. Set `target` of its "
+            "workers, and leave --target out."
+        )
+    if options.row_tiles != 1:
+        raise InputError(
+            "--row-tiles: --plan auto does not foresee what bands of rows bring. Leave it out, or "
+            "compile with --workers or --shares instead of --plan."
+        )
+
+
+def _plan(options: argparse.Namespace, network: Network) -> tuple[str, ...]:
+    """Put the strategy and the shares that are best into the options; return whom they are for.
+
+    Raises
+    ------
     PlanningError
         One device is faster.
     """
-    given = [name for name in ("workers", "shares") if getattr(options, name)]
-    if options.strategy != "channels" or given:
-        raise InputError("--plan auto chooses strategy and shares itself: leave them out.")
-    ranking = ranking_of(options, network, wires=(options.wire,), exact=True)
+    ranking = ranking_of(options, with_pixels(network, options), wires=(options.wire,), exact=True)
     best, devices = ranking.best, ranking.speeds.machines.devices
     options.strategy, options.shares = best.alternative.strategy, best.shares
+    names = tuple(devices[rank].name for rank in best.ranks)
     if not options.json:
-        names = ", ".join(devices[rank].name for rank in best.ranks)
-        print(f"plan: {best.alternative.name}; run it on {names} with --in-flight {best.window}")
+        dealt = ", ".join(f"{n} {s}" for n, s in zip(names, best.shares, strict=True))
+        print(
+            f"plan: {best.alternative.name}; run it on {', '.join(names)} with --in-flight "
+            f"{best.window}"
+        )
+        print(f"shares: {dealt}")
+    return names
 
 
 @contextlib.contextmanager
@@ -173,9 +206,21 @@ def _count(movements: list[dict[str, str]]) -> str:
 
 
 def parse_target(text: str) -> str | dict[str, Any]:
-    """Return a target's name, or the dict that JSON text stands for."""
+    """Return a target's name, or the dict that JSON text stands for.
+
+    Raises
+    ------
+    InputError
+        It is JSON nested too deeply to be read.
+    """
     with contextlib.suppress(ValueError):
-        data = json.loads(text)
+        try:
+            data = json.loads(text)
+        except RecursionError as error:
+            raise InputError(
+                f"--target {reprlib.repr(text)}: nested too deeply; expected a name, or a target "
+                "of TVM as JSON."
+            ) from error
         if isinstance(data, dict):
             return data
     return text

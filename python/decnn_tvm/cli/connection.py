@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from decnn_tvm.cluster_file import ClusterFile
+    from decnn_tvm.manifest import Manifest
 
 CLUSTER = "cluster.toml"
 
@@ -43,6 +45,32 @@ def connection(options: argparse.Namespace) -> Connection | None:
         return None
     own = None if cluster.keys is None else str(cluster.keys)
     return Connection(addresses=cluster.addresses, keys=options.keys or own)
+
+
+def planned_connection(options: argparse.Namespace, manifest: Manifest) -> Connection | None:
+    """Return `connection`, of a cluster file only the workers that a package was planned for.
+
+    All of them where `options.shares` deals its groups anew.
+
+    Raises
+    ------
+    InputError
+        The file does not have these workers.
+    """
+    found, cluster = connection(options), cluster_of(options)
+    if found is None or cluster is None or options.shares or not manifest.worker_names:
+        return found
+    addresses = {worker.name: worker.address for worker in cluster.workers}
+    if missing := [name for name in manifest.worker_names if name not in addresses]:
+        from decnn_tvm.errors import InputError
+
+        raise InputError(
+            f"--cluster {options.cluster}: the package was planned for the workers "
+            f"{list(manifest.worker_names)}, and the file has no {missing}. Compile it for this "
+            "cluster, or deal its groups anew with --shares."
+        )
+    planned = tuple(addresses[name] for name in manifest.worker_names)
+    return dataclasses.replace(found, addresses=planned)
 
 
 def cluster_of(options: argparse.Namespace) -> ClusterFile | None:

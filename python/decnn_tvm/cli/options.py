@@ -4,12 +4,21 @@
 from __future__ import annotations
 
 import argparse
+import os
+import reprlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from decnn_tvm.errors import InputError
 from decnn_tvm.plan import STRATEGIES
 
 if TYPE_CHECKING:
     from decnn_tvm.network import Network
+
+LARGEST = 2**31 - 1
+"""Of numbers of anything: an extent of a tensor has 32 bits."""
+DIGITS = 100
+"""Python itself refuses to read numbers of thousands of digits."""
 
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
@@ -75,12 +84,6 @@ def add_split(parser: argparse.ArgumentParser) -> None:
         "(default: for decoupled models)",
     )
     parser.add_argument(
-        "--cores",
-        type=positive,
-        metavar="N",
-        help="spread kernels over N cores of a device (default: those of the target, 1 for 'host')",
-    )
-    parser.add_argument(
         "--wire",
         choices=("float32", "float16", "int8"),
         default="float32",
@@ -94,6 +97,17 @@ def add_split(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="run the layers beside an exchange in N bands of rows, which leave one by one: a "
         "shorter way for one sample on slow links (1)",
+    )
+    add_kernels(parser)
+
+
+def add_kernels(parser: argparse.ArgumentParser) -> None:
+    """Add what decides how fast a layer is, however the model is split."""
+    parser.add_argument(
+        "--cores",
+        type=positive,
+        metavar="N",
+        help="spread kernels over N cores of a device (default: those of the target, 1 for 'host')",
     )
     parser.add_argument(
         "--winograd",
@@ -140,10 +154,34 @@ def load_model(options: argparse.Namespace) -> Network:
     return load(options.model, batch=options.batch, shapes=dict(options.shape))
 
 
+def check_output(option: str, path: Path | None) -> None:
+    """Refuse a file that could not be written, before there is anything to lose.
+
+    Raises
+    ------
+    InputError
+        It is a folder, or its folder is not there or not ours to write to.
+    """
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir():
+        why = "it is a folder"
+    elif not folder.is_dir():
+        why = f"there is no folder {folder}"
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        why = "permission denied"
+    else:
+        return
+    raise InputError(f"{option} {path}: can't be written ({why}).")
+
+
 def positive(text: str) -> int:
-    """Parse an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, at least 1")
+    """Parse an integer from 1 to `LARGEST`."""
+    if not text.isdecimal() or len(text) > DIGITS or not 1 <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(
+            f"{reprlib.repr(text)}: expected a whole number, at least 1 and at most {LARGEST}"
+        )
     return int(text)
 
 

@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from decnn_tvm.cli.options import Commands, add_command, add_model, load_model
-from decnn_tvm.cli.planning_options import add_planning, ranking_of
+from decnn_tvm.cli.planning_options import add_planning, ranking_of, with_pixels
 
 if TYPE_CHECKING:
     from decnn_tvm.planning.planner import Ranked, Ranking
@@ -63,7 +63,7 @@ def execute(options: argparse.Namespace) -> None:
     """Run the command."""
     from decnn_tvm.planning.planner import WIRES
 
-    network = load_model(options)
+    network = with_pixels(load_model(options), options)
     ranking = ranking_of(options, network, wires=options.wire or WIRES, exact=options.exact)
     if options.json:
         print(json.dumps(_json(ranking), indent=2))
@@ -78,7 +78,10 @@ def show(ranking: Ranking) -> None:
     """Print the ranking as a table."""
     from decnn_tvm.cli.tables import print_table
 
-    known = "a profile" if ranking.speeds.measured else "the cluster file and a table of processors"
+    speeds = ranking.speeds
+    known = "the cluster file and a table of processors"
+    if speeds.measured or speeds.estimated:
+        known = ", but for ".join(["a profile", *filter(None, [" and ".join(speeds.estimated)])])
     rows = [_row(entry) for entry in ranking.entries]
     print_table(f"by {ranking.goal}, from {known}", COLUMNS, rows, text=4)
     for entry in ranking.entries:
@@ -119,6 +122,7 @@ def _json(ranking: Ranking) -> dict[str, Any]:
     return {
         "goal": ranking.goal,
         "measured": ranking.speeds.measured,
+        "estimated": list(ranking.speeds.estimated),
         "refused": ranking.refused,
         "alternatives": [_entry_json(entry, ranking) for entry in ranking.entries],
     }

@@ -48,7 +48,7 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     add_connect(where)
     add_keys(parser)
     parser.add_argument(
-        "--shares", type=positives, metavar="2,1,1", help="groups of each worker (even)"
+        "--shares", type=positives, metavar="2,1,1", help="groups of each worker (as `decnn run`)"
     )
     parser.add_argument(
         "--seconds",

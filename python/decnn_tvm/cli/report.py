@@ -8,11 +8,14 @@ from pathlib import Path
 
 from decnn_tvm.cli.compile import progress_bar
 from decnn_tvm.cli.options import Commands, add_command, add_model, load_model, positives
-from decnn_tvm.cli.planning_options import add_planning, profile_of, ranking_of
+from decnn_tvm.cli.planning_options import add_planning, profile_of, ranking_of, with_pixels
 
 EXAMPLE = """\
   decnn report resnet50.onnx --cluster cluster.toml -o report.html
   decnn report resnet50.onnx --cluster cluster.toml --trace trace.json -o report.html"""
+
+MOST = 4096
+"""Devices in a curve: an exchange of all with all is as many messages, squared."""
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -41,12 +44,20 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
     )
     parser.add_argument(
         "--counts",
-        type=positives,
+        type=_counts,
         default=(1, 2, 4, 8),
         metavar="1,2,4,8",
         help="numbers of devices in the curves (1,2,4,8)",
     )
     return parser
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Parse numbers of devices, each of which is simulated."""
+    counts = positives(text)
+    if max(counts) > MOST:
+        raise argparse.ArgumentTypeError(f"{max(counts)} devices: expected at most {MOST}")
+    return counts
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -56,7 +67,7 @@ def execute(options: argparse.Namespace) -> None:
     from decnn_tvm.report.trace_file import read_trace
 
     trace, names = read_trace(options.trace) if options.trace else (None, [])
-    network = load_model(options)
+    network = with_pixels(load_model(options), options)
     ranking = ranking_of(options, network, exact=options.exact)
     with progress_bar() as progress:
         curves = speedup_curves(
@@ -65,6 +76,7 @@ def execute(options: argparse.Namespace) -> None:
             sorted({*options.counts}),
             goal=options.goal,
             exact=options.exact,
+            winograd=options.winograd,
             progress=progress,
         )
     page = Report(

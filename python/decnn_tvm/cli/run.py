@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decnn_tvm.cli.connection import add_connect, cluster_of, connection
+from decnn_tvm.cli.connection import add_connect, cluster_of, planned_connection
 from decnn_tvm.cli.options import (
     Commands,
     add_command,
     add_keys,
+    check_output,
     numbers,
     positive,
     positive_seconds,
@@ -68,7 +69,11 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "--in-flight", type=positive, default=4, metavar="K", help="samples under way at once (4)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="S", help="seconds that a wait may take (60)"
+        "--timeout",
+        type=positive_seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds that a wait may take (60)",
     )
     parser.add_argument(
         "--silence",
@@ -85,7 +90,10 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         help="other workers that store the weights of a group, for a takeover (1)",
     )
     parser.add_argument(
-        "--output", metavar="FILE.npz", help="write every output, stacked over the samples"
+        "--output",
+        type=Path,
+        metavar="FILE.npz",
+        help="write every output, stacked over the samples",
     )
     parser.add_argument(
         "--trace", type=Path, metavar="FILE.json", help="write who did what when, for Perfetto"
@@ -104,7 +112,8 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
         "--shares",
         type=positives,
         metavar="2,1,1",
-        help="channel groups of each worker, or strips, stages or turns (even)",
+        help="channel groups of each worker, or strips, stages or turns (what it was compiled or "
+        "planned for, or else even)",
     )
     parser.add_argument("--target", metavar="NAME", help="which of the package's targets to use")
 
@@ -135,6 +144,8 @@ def execute(options: argparse.Namespace) -> None:
     """Run the command."""
     from decnn_tvm.package import Package
 
+    for option in ("output", "trace"):
+        check_output(f"--{option}", getattr(options, option))
     package = Package(options.package)
     samples, names = _samples(options, package)
     with _cluster(options, package) as cluster:
@@ -145,15 +156,16 @@ def execute(options: argparse.Namespace) -> None:
             policy=_policy(options),
         )
         with session:
-            outcome = _stream(session, samples, options)
+            outputs, seconds = _stream(session, samples, options)
+            if options.output:
+                _save(options.output, outputs)
+            outcome = Outcome(outputs, seconds, session.stats())
+            if options.json:
+                print(json.dumps(_json(outcome, names), indent=2))
+            else:
+                _show(outcome, names)
             if options.trace:
-                _write_trace(options.trace, session)
-    if options.output:
-        _save(Path(options.output), outcome)
-    if options.json:
-        print(json.dumps(_json(outcome, names), indent=2))
-    else:
-        _show(outcome, names)
+                _write_trace(options.trace, session, outcome)
 
 
 def _target(options: argparse.Namespace, package: Package) -> str | Mapping[str, str] | None:
@@ -192,11 +204,10 @@ def _samples(options: argparse.Namespace, package: Package) -> tuple[Iterator[Sa
 
 
 def _cluster(options: argparse.Namespace, package: Package) -> Cluster:
-    from decnn_tvm.assignment import assign_groups
     from decnn_tvm.runtime import Cluster, LocalCluster
 
-    if (found := connection(options)) is not None:
-        assign_groups(package.plan, len(found.addresses), options.shares)
+    if (found := planned_connection(options, package.manifest)) is not None:
+        _check_shares(options, package, len(found.addresses))
         return Cluster.connect(
             found.addresses,
             host=options.host,
@@ -206,8 +217,15 @@ def _cluster(options: argparse.Namespace, package: Package) -> Cluster:
         )
     default = len(options.shares) if options.shares else default_workers(package)
     workers = options.workers or default
-    assign_groups(package.plan, workers, options.shares)  # refuse before any process starts
+    _check_shares(options, package, workers)
     return LocalCluster(workers, timeout=options.timeout, keys=options.keys)
+
+
+def _check_shares(options: argparse.Namespace, package: Package, workers: int) -> None:
+    """Refuse what can't be dealt before anything starts."""
+    from decnn_tvm.assignment import assign_groups
+
+    assign_groups(package.plan, workers, options.shares or package.shares_for(workers))
 
 
 def default_workers(package: Package) -> int:
@@ -215,22 +233,24 @@ def default_workers(package: Package) -> int:
     return package.manifest.workers
 
 
-def _stream(session: Session, samples: Iterator[Sample], options: argparse.Namespace) -> Outcome:
+def _stream(
+    session: Session, samples: Iterator[Sample], options: argparse.Namespace
+) -> tuple[list[dict[str, Array]], float]:
+    """Return the outputs of every sample, and the seconds that all took."""
     outputs = []
     start = time.perf_counter()
     for result in session.stream(samples, in_flight=options.in_flight, nan=options.nan):
         named = result if isinstance(result, dict) else {session.plan.outputs[0]: result}
         outputs.append(named)
-    return Outcome(outputs, time.perf_counter() - start, session.stats())
+    return outputs, time.perf_counter() - start
 
 
-def _save(path: Path, outcome: Outcome) -> None:
+def _save(path: Path, outputs: list[dict[str, Array]]) -> None:
     import numpy as np
 
     from decnn_tvm.errors import InputError
 
-    names = outcome.outputs[0]
-    stacked: dict[str, Any] = {n: np.stack([o[n] for o in outcome.outputs]) for n in names}
+    stacked: dict[str, Any] = {n: np.stack([o[n] for o in outputs]) for n in outputs[0]}
     try:
         with path.open("wb") as file:
             np.savez(file, **stacked)
@@ -238,11 +258,11 @@ def _save(path: Path, outcome: Outcome) -> None:
         raise InputError(f"--output {path}: can't be written ({error.strerror}).") from error
 
 
-def _write_trace(path: Path, session: Session) -> None:
+def _write_trace(path: Path, session: Session, outcome: Outcome) -> None:
     from decnn_tvm.errors import InputError
     from decnn_tvm.runtime.trace import KINDS, chrome_trace
 
-    names = [device.name for device in session.stats()]
+    names = [device.name for device in outcome.devices]
     try:
         path.write_text(json.dumps(chrome_trace(session.timeline(kinds=KINDS), names)))
     except OSError as error:

@@ -23,6 +23,8 @@ def summarize(package: Package) -> dict[str, Any]:
         "strategy": plan.strategy,
         "groups": plan.groups,
         "decoupled": plan.decoupled,
+        "shares": list(package.manifest.shares or ()),
+        "worker_names": list(package.manifest.worker_names),
         "inputs": [_tensor(plan.value(name)) for name in plan.inputs],
         "outputs": [_tensor(plan.value(name)) for name in plan.outputs],
         "stages": [stage.function for stage in plan.stages],

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +45,10 @@ def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.
         "measure schedules of a model's layers, for faster code",
         "Measure schedules of every distinct layer, on this machine or on boards that an RPC\n"
         "tracker knows, and keep them in a folder for `decnn compile --records`. What the folder\n"
-        "holds is not measured again; Ctrl-C keeps what was measured. Tune with the options that\n"
-        "you compile with: they decide which layers there are. TVM's RPC authenticates nobody:\n"
-        "reach boards through a tunnel, as docs/SECURITY.md shows.",
+        "holds is not measured again; Ctrl-C keeps what was measured. One run at a time may tune\n"
+        "into a folder: for the host and for boards one after the other. Tune with the options\n"
+        "that you compile with: they decide which layers there are. TVM's RPC authenticates\n"
+        "nobody: reach boards through a tunnel, as docs/SECURITY.md shows.",
         EXAMPLE,
     )
     add_model(parser)
@@ -120,14 +122,26 @@ def _use_cluster(options: argparse.Namespace) -> str | Mapping[str, Any]:
 
 @contextlib.contextmanager
 def _progress_display() -> Iterator[ProgressCallback]:
-    """Show on standard error how far the run is."""
+    """Show a bar on standard error or, where no person looks, a line for each layer."""
+    last: TuningProgress | None = None
+    lines = not sys.stderr.isatty()
     with progress_bar("finding the layers") as show:
 
         def report(state: TuningProgress) -> None:
+            nonlocal last
+            if lines and last is not None and last.task != state.task:
+                _say(last)
+            last = state
             done = state.task + (state.trial / state.trials if state.trials else 1.0)
             show(_describe(state), done, state.tasks)
 
         yield report
+    if lines and last is not None:
+        _say(last)
+
+
+def _say(state: TuningProgress) -> None:
+    print(f"{state.name}: {_describe(state)}", file=sys.stderr, flush=True)
 
 
 def _describe(state: TuningProgress) -> str:
@@ -149,9 +163,12 @@ def _show(report: TuningReport) -> None:
     for cause in sorted({cause for task in report.tasks for cause in task.failures}):
         count = sum(task.failures.get(cause, 0) for task in report.tasks)
         print(f"{count} candidates failed: {cause}")
-    print(
-        f"all layers: {report.before_us / 1e3:.3f} ms before, {report.after_us / 1e3:.3f} ms after"
-    )
+    which = "all layers"
+    if left_out := len(report.tasks) - len(report.compared):
+        which = (
+            f"{len(report.compared)} layers ({left_out} left out, where the analytic one failed)"
+        )
+    print(f"{which}: {report.before_us / 1e3:.3f} ms before, {report.after_us / 1e3:.3f} ms after")
     print(f"records: {report.database}; use them with `decnn compile --records {report.database}`")
 
 

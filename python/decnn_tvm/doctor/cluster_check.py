@@ -10,7 +10,7 @@ from decnn_tvm.cluster_file import ClusterFile
 from decnn_tvm.doctor.findings import Finding, Report
 from decnn_tvm.doctor.link_checks import LinkProber, Route, check_links
 from decnn_tvm.doctor.worker_checks import Context, check_trackers, examine
-from decnn_tvm.package import Manifest
+from decnn_tvm.manifest import Manifest
 from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.exposure import accept_all, reached_from
 

@@ -11,7 +11,8 @@ from decnn_tvm.assignment import even_shares
 from decnn_tvm.cluster_file import ClusterWorker
 from decnn_tvm.doctor.findings import FAILURE, OK, WARNING, Finding, Verdict
 from decnn_tvm.errors import ClusterError, CompileError, DecnnError, PackageError
-from decnn_tvm.package import Manifest, versions
+from decnn_tvm.manifest import Manifest
+from decnn_tvm.package import versions
 from decnn_tvm.quantities import format_time
 from decnn_tvm.runtime.credentials import Credentials
 from decnn_tvm.runtime.machine import Machine, choose_target

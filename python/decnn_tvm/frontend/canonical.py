@@ -37,7 +37,9 @@ def canonical(module: tvm.IRModule) -> tvm.IRModule:
         relax.transform.CanonicalizeBindings(),
         relax.transform.DeadCodeElimination(["main"]),
     ]
-    module = tvm.transform.Sequential([*passes, LiftWeights()])(module)
+    module = tvm.transform.Sequential(passes)(module)
+    _check_shapes(module["main"])
+    module = tvm.transform.Sequential([LiftWeights()])(module)
     return _drop_unused_weights(module)
 
 
@@ -54,6 +56,11 @@ def _check(module: tvm.IRModule) -> None:
 
 
 def _check_shapes(func: relax.Function) -> None:
+    if not func.body.blocks:
+        raise ModelError(
+            "the network computes nothing: its outputs are its inputs or constants; expected at "
+            "least one operator that changes its input"
+        )
     for binding in func.body.blocks[0].bindings:
         shape = getattr(binding.var.ty, "shape", ()) if _is_tensor(binding.var) else ()
         if shape is None or not all(isinstance(extent, tvm.tirx.IntImm) for extent in shape):
@@ -120,6 +127,8 @@ class _Simplifier(PyExprMutator):  # type: ignore[misc]
             return call
         if call.op.name in ("relax.minimum", "relax.maximum"):
             return self._bounded(call)
+        if call.op.name == "relax.clip":
+            return self._ordered(call)
         if call.op.name == "relax.permute_dims":
             return self._untransposed(call)
         if call.op.name == "relax.reshape":
@@ -143,13 +152,22 @@ class _Simplifier(PyExprMutator):  # type: ignore[misc]
         if call.op.name == "relax.maximum":
             return relax.op.nn.relu(x) if bound == 0.0 else call
         inner = self.lookup_binding(x) if isinstance(x, relax.Var) else None
-        if inner is not None and _is_call(inner, "relax.nn.relu"):
+        if inner is not None and _is_call(inner, "relax.nn.relu") and bound >= 0.0:
             return relax.op.clip(inner.args[0], 0.0, bound)
         if inner is not None and _is_call(inner, "relax.maximum"):
             y, low = _scalar_operand(inner)
             if low is not None and low <= bound:
                 return relax.op.clip(y, low, bound)
         return call
+
+    def _ordered(self, call: relax.Call) -> relax.Expr:
+        """Give the upper bound the last word, as ONNX and PyTorch do; in TVM the lower has it."""
+        x, low, high = call.args[0], *(float(bound.value) for bound in list(call.args)[1:])
+        if low <= high:
+            return call
+        dtype = str(x.ty.dtype)
+        raised = self.builder_.emit(relax.op.maximum(x, relax.const(low, dtype)))
+        return relax.op.minimum(raised, relax.const(high, dtype))
 
     def _untransposed(self, call: relax.Call) -> relax.Expr:
         axes = _axes(call)

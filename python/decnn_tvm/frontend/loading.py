@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,8 @@ def load(
     ModelError
         If the source is missing, damaged, or holds something that isn't supported.
     """
-    if batch < 1:
-        raise ModelError(f"batch is {batch}: expected 1 or more")
+    if not isinstance(batch, Integral) or batch < 1:
+        raise ModelError(f"batch is {batch!r}: expected a whole number, 1 or more")
     fixed = {key: _checked_shape(key, shape) for key, shape in (shapes or {}).items()}
     if is_program(source):
         module = import_program(source, batch=batch, shapes=fixed)
@@ -58,7 +60,12 @@ def load(
 
 
 def _checked_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    extents = tuple(int(extent) for extent in shape)
+    try:
+        extents = tuple(index(extent) for extent in shape)
+    except TypeError as error:
+        raise ModelError(
+            f"shape {shape!r} of input {name!r}: expected whole numbers, such as (1, 3, 224, 224)"
+        ) from error
     if any(extent < 1 for extent in extents):
         raise ModelError(f"shape {list(shape)} of input {name!r}: every dimension must be >= 1")
     return extents

@@ -22,14 +22,20 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from decnn_tvm.errors import ModelError
+from decnn_tvm.frontend.onnx_forms import opset_of
+from decnn_tvm.frontend.onnx_windows import resolve_padding
 
 logger = logging.getLogger(__name__)
+# Resize computes coordinates by the scale that it is given, not by the sizes, in these modes.
+_SCALED = {"half_pixel", "pytorch_half_pixel", "asymmetric", "tf_half_pixel_for_nn"}
+# What float32 leaves of a ratio of sizes.
+_SCALE_TOLERANCE = 1e-6
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 def import_onnx(model: onnx.ModelProto) -> tvm.IRModule:
     """Return the Relax module of a model that `onnx_reader.prepared` returned."""
-    opset = next(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
+    opset = opset_of(model)
     noise = io.StringIO()  # TVM prints a failed operator's arguments
     try:
         with contextlib.redirect_stdout(noise), warnings.catch_warnings():
@@ -58,8 +64,7 @@ class _Importer(ONNXGraphImporter):  # type: ignore[misc]
     def _convert_operator(
         self, op_name: str, inputs: list[relax.Expr], attrs: dict[str, Any], opset: int
     ) -> relax.Expr:
-        if op_name in _WINDOWS:
-            _resolve_auto_pad(op_name, inputs, attrs)
+        resolve_padding(op_name, inputs, attrs)
         translate = _TRANSLATIONS.get(op_name)
         if translate is None:
             return super()._convert_operator(op_name, inputs, attrs, opset)
@@ -97,31 +102,25 @@ class _Operands:
         return np.asarray(self._values[expr].numpy())
 
 
-_WINDOWS = {"Conv", "MaxPool", "AveragePool"}
+def _batch_norm(_bb: relax.BlockBuilder, node: _Operands) -> relax.Expr | None:
+    """Refuse training; before opset 14 outputs beside the first are what tells it."""
+    if node.attrs.get("training_mode", 0) or node.attrs["tvm_custom"]["num_outputs"] > 1:
+        raise _in_training(node, "BatchNormalization")
+    return None
 
 
-def _resolve_auto_pad(op_name: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> None:
-    """Write SAME_UPPER and SAME_LOWER as the pads that they stand for.
+def _dropout(_bb: relax.BlockBuilder, node: _Operands) -> relax.Expr:
+    mode = node.constant(2)
+    if mode is not None and bool(mode):
+        raise _in_training(node, "Dropout")
+    return node.data
 
-    TVM pads by a loop nest of its own instead, in which no pass recognises a convolution's padding.
-    """
-    mode = attrs.get("auto_pad", "NOTSET")
-    mode = mode.decode() if isinstance(mode, bytes) else mode
-    if mode not in ("SAME_UPPER", "SAME_LOWER"):
-        return
-    spatial = [int(extent) for extent in list(inputs[0].ty.shape)[2:]]
-    ones = [1] * len(spatial)
-    window = list(inputs[1].ty.shape)[2:] if op_name == "Conv" else attrs["kernel_shape"]
-    strides, dilations = attrs.get("strides", ones), attrs.get("dilations", ones)
-    before, after = [], []
-    for size, kernel, stride, dilation in zip(spatial, window, strides, dilations, strict=True):
-        reach = (-(-size // stride) - 1) * stride + (int(kernel) - 1) * dilation + 1
-        total = max(0, reach - size)
-        small, large = total // 2, total - total // 2
-        before.append(small if mode == "SAME_UPPER" else large)
-        after.append(large if mode == "SAME_UPPER" else small)
-    del attrs["auto_pad"]
-    attrs["pads"] = [*before, *after]
+
+def _in_training(node: _Operands, operator: str) -> ModelError:
+    return ModelError(
+        f"{operator} {node.attrs['tvm_custom']['name']!r} is in training mode; expected a network "
+        "for inference: export the model in eval mode"
+    )
 
 
 def _clip(_bb: relax.BlockBuilder, node: _Operands) -> relax.Expr | None:
@@ -135,6 +134,44 @@ def _clip(_bb: relax.BlockBuilder, node: _Operands) -> relax.Expr | None:
         return relax.op.clip(x, low, high)
     x = x if low == -np.inf else relax.op.maximum(x, relax.const(low, "float32"))
     return x if high == np.inf else relax.op.minimum(x, relax.const(high, "float32"))
+
+
+def _resize(_bb: relax.BlockBuilder, node: _Operands) -> relax.Expr | None:
+    """Leave the node to TVM, which knows the sizes of images alone, unless it asks for more."""
+    policy = _text(node, "keep_aspect_ratio_policy", "stretch")
+    if node.attrs.get("antialias", 0) or policy != "stretch" or "axes" in node.attrs:
+        raise ModelError(
+            "Resize with antialias, axes or a keep_aspect_ratio_policy: expected none of them; "
+            "export the model without"
+        )
+    shape = [int(extent) for extent in node.data.ty.shape]
+    scales, sizes = node.constant(2), node.constant(3)
+    if scales is not None:
+        _check_scales(node, shape, scales)
+    kept = shape if sizes is None else [int(size) for size in sizes]
+    kept = kept if scales is None else [int(a * b) for a, b in zip(shape, scales, strict=True)]
+    if kept[:2] != shape[:2]:
+        raise ModelError(f"Resize of {shape} to {kept}: only heights and widths can change")
+    return None
+
+
+def _check_scales(node: _Operands, shape: list[int], scales: np.ndarray[Any, Any]) -> None:
+    """Refuse scales that are not the ratio of the sizes, by which TVM would resize."""
+    if _text(node, "coordinate_transformation_mode", "half_pixel") not in _SCALED:
+        return
+    for size, scale in zip(shape, scales.astype("float32"), strict=True):
+        whole = int(scale * np.float32(size))
+        if abs(float(scale) * size - whole) > _SCALE_TOLERANCE * whole:
+            raise ModelError(
+                f"Resize of {shape} by {scales.tolist()}: {size} times {scale:g} is no whole "
+                "number, which TVM can't resize by; give Resize sizes instead of scales, or the "
+                "network images whose sizes fit"
+            )
+
+
+def _text(node: _Operands, key: str, default: str) -> str:
+    value = node.attrs.get(key, default)
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _bound(node: _Operands, position: int, key: str) -> float:
@@ -187,12 +224,14 @@ def _expand(bb: relax.BlockBuilder, node: _Operands) -> relax.Expr | None:
 
 
 _TRANSLATIONS: dict[str, Callable[[relax.BlockBuilder, _Operands], relax.Expr | None]] = {
+    "BatchNormalization": _batch_norm,
     "Clip": _clip,
-    "Dropout": lambda _, node: node.data,
+    "Dropout": _dropout,
     "Expand": _expand,
     "Identity": lambda _, node: node.data,
     "Max": _pairwise(relax.op.maximum),
     "Min": _pairwise(relax.op.minimum),
     "Pad": _pad,
+    "Resize": _resize,
     "Sum": _pairwise(relax.op.add),
 }

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read ONNX models and bring them into the form that the importer takes.
 
-Static input shapes, weights as initializers (not as Constant nodes or inputs with defaults), and
-no arithmetic on constants: where a graph has any, ONNX Runtime's basic optimisation folds it, with
-the fusions that would swallow batch norms switched off. Other weights keep their names.
+Static input shapes, plain forms of operators and weights (see `onnx_forms`), and no arithmetic on
+constants: where a graph has any, ONNX Runtime's basic optimisation folds it, with the fusions that
+would swallow batch norms switched off. Other weights keep their names.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import onnx.version_converter
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from decnn_tvm.errors import ModelError
+from decnn_tvm.frontend.onnx_forms import drop_unread, opset_of, plain_weights, upgraded
 
 OLDEST_OPSET = 9
 _DTYPES = {
@@ -30,8 +29,6 @@ _DTYPES = {
     TensorProto.BOOL,
 }
 _SHAPE_OPERATORS = {"Shape", "Size", "ConstantOfShape", "Range"}
-_OLD_FORMS = {"Slice", "Upsample"}
-_UPGRADE = 13
 _FUSIONS = ["ConvBNFusion", "ConvMulFusion", "ConvAddFusion"]
 _Shapes = Mapping[str, tuple[int, ...]]
 
@@ -56,15 +53,13 @@ def read_model(source: str | Path | onnx.ModelProto | Any) -> onnx.ModelProto:
 
 def prepared(model: onnx.ModelProto, *, batch: int, shapes: _Shapes) -> onnx.ModelProto:
     """Return `model` with static inputs and folded constants; it is changed in place."""
-    _inline_constants(model.graph)
-    _strip_weight_inputs(model.graph)
+    plain_weights(model)
+    drop_unread(model)
     _set_input_shapes(model.graph, batch, shapes)
-    if any(node.op_type in _OLD_FORMS for node in model.graph.node):
-        model = _upgraded(model)
+    model = upgraded(model)
     if _has_constant_arithmetic(model.graph):
         model = _folded(model)
-        _inline_constants(model.graph)
-        _strip_weight_inputs(model.graph)
+        plain_weights(model)
     _rename_prefixed_weights(model.graph)
     return model
 
@@ -73,7 +68,8 @@ def _read_file(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; expected an ONNX model")
     try:
-        model = onnx.load(str(path))
+        # By itself onnx takes the format from the ending of the name.
+        model = onnx.load(str(path), format="protobuf")
     except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{path} is not a readable ONNX model: {error}") from error
     if not model.graph.node:
@@ -82,13 +78,13 @@ def _read_file(path: Path) -> onnx.ModelProto:
 
 
 def _check_opset(model: onnx.ModelProto, where: str) -> None:
-    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    if not versions:
+    version = opset_of(model)
+    if not version:
         raise ModelError(f"{where} names no version of the ONNX operator set; it is damaged")
     newest = onnx.defs.onnx_opset_version()
-    if not OLDEST_OPSET <= versions[0] <= newest:
+    if not OLDEST_OPSET <= version <= newest:
         raise ModelError(
-            f"{where} has opset {versions[0]}; supported are {OLDEST_OPSET} to {newest}; export it "
+            f"{where} has opset {version}; supported are {OLDEST_OPSET} to {newest}; export it "
             "again, or convert it with onnx.version_converter"
         )
     foreign = {n.domain for n in model.graph.node if n.domain not in ("", "ai.onnx")}
@@ -109,37 +105,6 @@ def _check_dtypes(model: onnx.ModelProto, where: str) -> None:
                 f"{where}: {name!r} is {TensorProto.DataType.Name(dtype).lower()}; weights and "
                 "inputs must be float32 (or integers); convert the model"
             )
-
-
-def _inline_constants(graph: onnx.GraphProto) -> None:
-    """Turn Constant nodes into initializers."""
-    constants = [node for node in graph.node if node.op_type == "Constant"]
-    for node in constants:
-        value = _constant_value(node)
-        if value is not None:
-            value.name = node.output[0]
-            graph.initializer.append(value)
-            graph.node.remove(node)
-
-
-def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    attribute = node.attribute[0]
-    if attribute.name == "value":
-        value: onnx.TensorProto = attribute.t
-        return value
-    dtypes = {"value_float": "float32", "value_floats": "float32"}
-    dtypes |= {"value_int": "int64", "value_ints": "int64"}
-    if attribute.name not in dtypes:
-        return None
-    numbers = onnx.helper.get_attribute_value(attribute)
-    return numpy_helper.from_array(np.asarray(numbers, dtypes[attribute.name]))
-
-
-def _strip_weight_inputs(graph: onnx.GraphProto) -> None:
-    """Before IR version 4 every initializer is listed among the inputs too."""
-    weights = {tensor.name for tensor in graph.initializer}
-    for value in [value for value in graph.input if value.name in weights]:
-        graph.input.remove(value)
 
 
 def _set_input_shapes(graph: onnx.GraphProto, batch: int, shapes: _Shapes) -> None:
@@ -198,20 +163,6 @@ def _has_constant_arithmetic(graph: onnx.GraphProto) -> bool:
         or (node.op_type != "Identity" and all(name in constants for name in node.input if name))
         for node in graph.node
     )
-
-
-def _upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Convert a model whose operators TVM reads only in the form that a later opset gave them."""
-    version = next(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
-    if version >= _UPGRADE:
-        return model
-    try:
-        return onnx.version_converter.convert_version(model, _UPGRADE)
-    except Exception as error:  # the converter's own error is a bare RuntimeError
-        raise ModelError(
-            f"can't convert {model.graph.name!r} from opset {version} to {_UPGRADE}: {error}; "
-            "export it again with a newer opset"
-        ) from error
 
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:

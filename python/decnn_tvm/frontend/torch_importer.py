@@ -28,6 +28,19 @@ from decnn_tvm.passes.weights import (
 )
 
 _STATISTICS = {3: "running_mean", 4: "running_var"}
+# Operators that train or not, by an argument: its position.
+_TRAINING = {
+    "aten.batch_norm.default": 5,
+    "aten.native_batch_norm.default": 5,
+    "aten._native_batch_norm_legit.default": 5,
+    "aten._native_batch_norm_legit_functional.default": 5,
+    "aten.dropout.default": 2,
+    "aten.dropout_.default": 2,
+    "aten.feature_dropout.default": 2,
+    "aten.feature_dropout_.default": 2,
+    "aten.alpha_dropout.default": 2,
+    "aten.native_dropout.default": 2,
+}
 
 
 def is_program(source: Any) -> bool:
@@ -52,6 +65,7 @@ def import_program(
     """
     from tvm.relax.frontend.torch import from_exported_program
 
+    _check_inference(program)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -68,6 +82,17 @@ def import_program(
     result = module.clone()
     result["main"] = _named(func, program)
     return result
+
+
+def _check_inference(program: Any) -> None:
+    """Refuse batch norms and dropouts in training mode, which TVM imports as if they were not."""
+    for node in program.graph.nodes:
+        position = _TRAINING.get(str(node.target), len(node.args))
+        if position < len(node.args) and node.args[position] is True:
+            raise ModelError(
+                f"{node.name!r} of the exported program is in training mode; expected a network "
+                "for inference: call model.eval() before torch.export.export"
+            )
 
 
 def _is_static(var: relax.Var) -> bool:

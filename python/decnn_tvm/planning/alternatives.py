@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,15 +12,26 @@ from decnn_tvm.decoupling import decouple
 from decnn_tvm.errors import DecoupleError
 from decnn_tvm.network import Network
 from decnn_tvm.plan import Strategy
-from decnn_tvm.planning.shares import MAX_TOTAL, UNEVEN, proportional_shares, share_choices
+from decnn_tvm.planning.shares import (
+    MAX_TOTAL,
+    UNEVEN,
+    capped_shares,
+    proportional_shares,
+    share_choices,
+)
 from decnn_tvm.presets import PRESETS
+
+logger = logging.getLogger(__name__)
 
 WIDTH = 1.5
 """Width of a network that no published structure fits, once it is decoupled."""
 
 
-Shares: TypeAlias = Callable[[Sequence[float]], list[tuple[int, ...]]]
-"""``shares(speeds)``: what is worth a look on devices of these speeds, nothing if it can't be."""
+Caps: TypeAlias = "Sequence[float] | None"
+"""What part of all groups each device may have; None: as much as you like."""
+Shares: TypeAlias = Callable[[Sequence[float], Caps], list[tuple[int, ...]]]
+"""``shares(speeds, caps)``: what is worth a look on devices of these speeds, if anything is.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +50,8 @@ class Alternative:
         Whether it computes what the given network does, and needs no training.
     shares : callable
         See `Shares`.
+    reason : str
+        Why it can't be had; empty where it can.
     """
 
     name: str
@@ -45,6 +59,7 @@ class Alternative:
     network: Network
     trained: bool
     shares: Shares
+    reason: str = ""
 
 
 def alternatives(network: Network, devices: int, *, exact: bool, uneven: bool) -> list[Alternative]:
@@ -79,61 +94,83 @@ def alternatives(network: Network, devices: int, *, exact: bool, uneven: bool) -
     if groups is not None:
         return [*found, _by_groups("decoupled", network, groups, trained=True)]
     found.append(own("exact channel split", "channels"))
-    for made in () if exact else _decoupled(network, devices, uneven):
-        count = made.groups
-        if count is not None:
-            found.append(_by_groups(made.name, made, count, trained=False))
-    return found
+    return found if exact else [*found, *_decoupled(network, devices, uneven)]
 
 
 def _by_groups(name: str, network: Network, groups: int, *, trained: bool) -> Alternative:
-    def shares(speeds: Sequence[float]) -> list[tuple[int, ...]]:
-        return share_choices(speeds, groups=groups) if 1 < len(speeds) <= groups else []
+    def shares(speeds: Sequence[float], caps: Caps) -> list[tuple[int, ...]]:
+        if not 1 < len(speeds) <= groups:
+            return []
+        return share_choices(speeds, groups=groups, caps=caps)
 
     return Alternative(
         name=name, strategy="channels", network=network, trained=trained, shares=shares
     )
 
 
-def _decoupled(network: Network, devices: int, uneven: bool) -> list[Network]:
+def _decoupled(network: Network, devices: int, uneven: bool) -> list[Alternative]:
     """Return decoupled versions: the published ones that fit, or else wider by `WIDTH`."""
-    made = []
+    found = []
     for name in PRESETS if devices <= 4 else ():
         try:
-            decoupled = decouple(network, preset=name)
-        except DecoupleError:
+            made = decouple(network, preset=name)
+        except DecoupleError as error:
+            logger.debug("%s: no structure for %s: %s", name, network.name, error)
             continue
-        made.append(Network(f"decoupled, {name}", decoupled.module))
-    wanted = [devices] if not made or devices != 4 else []
+        found.append(_trained_anew(f"decoupled, {name}", made))
+    # With more groups, channels that divide by them all make a larger network.
+    wanted = [min(devices, MAX_TOTAL)] if not found or devices != 4 else []
     wanted += [2 * devices] if uneven and 2 * devices <= MAX_TOTAL else []
-    for groups in wanted:
-        try:
-            decoupled = decouple(network, groups=groups, width=WIDTH)
-        except DecoupleError:
-            continue
-        made.append(Network(f"decoupled, G={groups} x{WIDTH:g}", decoupled.module))
-    return made
+    return found + [_wider(network, groups) for groups in wanted]
 
 
-def _one(speeds: Sequence[float]) -> list[tuple[int, ...]]:
+def _wider(network: Network, groups: int) -> Alternative:
+    """Return a network decoupled into as many groups, or why it can't be."""
+    name = f"decoupled, G={groups} x{WIDTH:g}"
+    try:
+        return _trained_anew(name, decouple(network, groups=groups, width=WIDTH))
+    except DecoupleError as error:
+        logger.debug("%s: %s", name, error)
+        return _not_there(name, network, str(error))
+
+
+def _trained_anew(name: str, decoupled: Network) -> Alternative:
+    groups = decoupled.groups
+    assert groups is not None
+    return _by_groups(name, Network(name, decoupled.module), groups, trained=False)
+
+
+def _not_there(name: str, network: Network, reason: str) -> Alternative:
+    return Alternative(
+        name=name,
+        strategy="channels",
+        network=network,
+        trained=False,
+        shares=lambda speeds, caps: [],
+        reason=reason,
+    )
+
+
+def _one(speeds: Sequence[float], caps: Caps) -> list[tuple[int, ...]]:
     return [(1,)] if len(speeds) == 1 else []
 
 
-def _several(speeds: Sequence[float]) -> list[tuple[int, ...]]:
-    return share_choices(speeds) if len(speeds) > 1 else []
+def _several(speeds: Sequence[float], caps: Caps) -> list[tuple[int, ...]]:
+    return share_choices(speeds, caps=caps) if len(speeds) > 1 else []
 
 
-def _turns(speeds: Sequence[float]) -> list[tuple[int, ...]]:
-    """Return turns of replicas: a program for all, so any number of turns will do."""
-    if len(speeds) < 2:
-        return []
-    return share_choices(speeds, most=max(MAX_TOTAL, 2 * len(speeds)))
+def _turns(speeds: Sequence[float], caps: Caps) -> list[tuple[int, ...]]:
+    """Return turns of replicas; however few, a device holds the whole network for them."""
+    return _several(speeds, None) if caps is None else []
 
 
-def _stages(speeds: Sequence[float]) -> list[tuple[int, ...]]:
+def _stages(speeds: Sequence[float], caps: Caps) -> list[tuple[int, ...]]:
     """Return stages of a pipeline; more of them than devices are balanced better."""
-    if len(speeds) < 2:
+    count = len(speeds)
+    if count < 2:
         return []
-    finer = proportional_shares(3 * len(speeds), speeds)
+    if caps is not None:
+        capped = capped_shares(3 * count, speeds, caps)
+        return [] if capped is None else [capped]
     even = max(speeds) <= UNEVEN * min(speeds)
-    return [(1,) * len(speeds), *([] if even else [finer])]
+    return [(1,) * count, *([] if even else [proportional_shares(3 * count, speeds)])]

@@ -10,13 +10,11 @@ from decnn_tvm.assignment import assign_groups
 from decnn_tvm.plan import Indices, Movement, Plan
 from decnn_tvm.planning.alternatives import Alternative
 from decnn_tvm.planning.memory import Memory, memory_of
+from decnn_tvm.planning.simulated_work import samples_for
 from decnn_tvm.planning.speeds import Speeds
 from decnn_tvm.planning.splits import Split, with_wire
 from decnn_tvm.simulation import PortLoad, StageSeconds, simulate
 from decnn_tvm.transfers import HOST
-
-FULL_SWING = 3
-"""Windows of samples that are simulated for a rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +110,7 @@ def estimate(
         assignment,
         own.machines,
         seconds,
-        samples=(FULL_SWING + 2) * window,
+        samples=samples_for(window),
         window=window,
     )
     return Estimate(

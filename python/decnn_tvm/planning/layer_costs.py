@@ -22,7 +22,7 @@ from decnn_tvm.passes.multiply_accumulates import multiply_accumulates
 from decnn_tvm.passes.weights import static_shape
 from decnn_tvm.schedules.blocks import preferred_block
 from decnn_tvm.schedules.dense import dense_problem
-from decnn_tvm.schedules.dense_lowering import dense_rows, dense_vectors
+from decnn_tvm.schedules.dense_lowering import dense_tile
 from decnn_tvm.schedules.depthwise_convolution import depthwise_problem
 from decnn_tvm.schedules.loop_order import Order, choose_loops
 from decnn_tvm.schedules.register_tiles import (
@@ -107,9 +107,9 @@ class _Costs:
                 name = str(call.op.name)
                 if name == "relax.nn.conv2d":
                     yield self._convolution(call)
-                elif name == "relax.matmul":
+                elif name == "relax.matmul" and len(static_shape(call.args[1])) == 2:
                     yield self._dense(call)
-                elif name in _MOVING or name == "relax.nn.conv2d_transpose":
+                elif name in _MOVING or name in ("relax.nn.conv2d_transpose", "relax.matmul"):
                     yield self._other(call)
 
     def _convolution(self, call: relax.Call) -> LayerCost:
@@ -167,10 +167,9 @@ class _Costs:
     def _dense(self, call: relax.Call) -> LayerCost:
         batch = math.prod(static_shape(call)[:-1])
         features, outputs = static_shape(call.args[1])[-2:]
-        vectors = dense_vectors(outputs, self.lanes)
+        vectors, rows = dense_tile(batch, features, outputs, self.target)
         blocks = -(-outputs // (vectors * self.lanes))
         problem = dense_problem(batch, features, vectors, self.target)
-        rows = dense_rows(batch, vectors, self.target)
         weights = _FLOAT * features * blocks * vectors * self.lanes
         count = blocks * cycles(problem, Tile(rows=1, columns=rows, blocks=1))
         return self._cost(call, "dense", count + first_read_cycles(weights), weights)

@@ -7,6 +7,7 @@ within 1 %, the most that each process took within 19 %, in the median within 4 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,20 +68,40 @@ def memory_of(
     outcome: Outcome,
 ) -> tuple[Memory, ...]:
     """Return the memory of each device."""
-    found = []
-    for rank, groups in enumerate(assignment):
-        kernels = split.kernels(targets[rank], groups)
-        layers = {cost.name: cost for costs in kernels.values() for cost in costs}
-        workspace = max((cost.workspace_bytes for cost in layers.values()), default=0)
-        found.append(
-            Memory(
-                weights=sum(cost.weight_bytes for cost in layers.values()),
-                workspace=round(KEPT * workspace),
-                buffers=round(KEPT * outcome.buffer_bytes[rank]),
-                loading=loading_bytes(split.plan, kernels, len(groups)),
-            )
+    return tuple(
+        dataclasses.replace(least, buffers=round(KEPT * held))
+        for least, held in zip(
+            least_memory(split, assignment, targets), outcome.buffer_bytes, strict=True
         )
+    )
+
+
+def least_memory(
+    split: Split, assignment: Sequence[Indices], targets: Sequence[CpuTarget]
+) -> tuple[Memory, ...]:
+    """Return the memory of each device without any sample."""
+    known: dict[tuple[str, int, tuple[str, ...]], Memory] = {}
+    found = []
+    for target, groups in zip(targets, assignment, strict=True):
+        kernels = split.kernels(target, groups)
+        key = (target.name, len(groups), tuple(kernels))
+        if key not in known:
+            known[key] = _without_samples(split.plan, kernels, len(groups))
+        found.append(known[key])
     return tuple(found)
+
+
+def _without_samples(
+    plan: Plan, kernels: Mapping[str, Sequence[LayerCost]], group_count: int
+) -> Memory:
+    layers = {cost.name: cost for costs in kernels.values() for cost in costs}
+    workspace = max((cost.workspace_bytes for cost in layers.values()), default=0)
+    return Memory(
+        weights=sum(cost.weight_bytes for cost in layers.values()),
+        workspace=round(KEPT * workspace),
+        buffers=0,
+        loading=loading_bytes(plan, kernels, group_count),
+    )
 
 
 def loading_bytes(plan: Plan, kernels: Mapping[str, Sequence[LayerCost]], group_count: int) -> int:

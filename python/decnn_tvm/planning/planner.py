@@ -2,38 +2,31 @@
 """Rank the ways to run a network on a cluster, and say no where one device is faster.
 
 Each alternative is tried on the fastest k devices, for k = 1, 2, 4, ... and all, with even shares
-and, where the devices' speeds differ, uneven ones; with each wire type, and with windows that grow
-until the rate does not. Of each alternative the best that fits the devices' memory is kept.
+and, where the devices' speeds differ, uneven ones, and where their memory does not hold that, on
+others and with other shares (`decnn_tvm.planning.candidates`); with each wire type, and with
+windows that grow until the rate does not. Of each alternative the best that fits the devices'
+memory is kept.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from decnn_tvm.errors import PartitionError, PlanningError
+from decnn_tvm.errors import PlanningError
 from decnn_tvm.network import Network
 from decnn_tvm.planning.alternatives import Alternative, alternatives
-from decnn_tvm.planning.estimates import Estimate, estimate, exchanges_of
-from decnn_tvm.planning.memory import IDLE_BYTES
-from decnn_tvm.planning.reasons import refusal, why_it_loses
+from decnn_tvm.planning.candidates import best_of, fits
+from decnn_tvm.planning.estimates import Estimate
+from decnn_tvm.planning.reasons import MARGIN, refusal, why_it_loses
 from decnn_tvm.planning.shares import UNEVEN
 from decnn_tvm.planning.speeds import Speeds
 from decnn_tvm.planning.splits import Splitter
 
-logger = logging.getLogger(__name__)
-
 Goal: TypeAlias = Literal["latency", "throughput"]
 
 WIRES = ("float32", "float16", "int8")
-WINDOWS = (2, 4, 8)
-"""Samples under way that are tried, and for replicas as many for each device."""
-ENOUGH = 1.02
-"""A larger window must give so many times the rate."""
-MARGIN = 1.05
-"""Several devices must be so many times as good as one: less is within what a simulation errs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +53,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """All alternatives, best first, those that can't be used last.
+    """All alternatives, the winner first, then by how good they are, those that can't be used last.
 
     Attributes
     ----------
@@ -69,7 +62,8 @@ class Ranking:
     entries : tuple of Ranked
         One for each alternative.
     single : Estimate
-        The fastest device alone, whether or not its memory holds the network.
+        The fastest device that holds the network, alone; where none does, the one that comes
+        closest to it.
     single_fits : bool
         Whether it does.
     speeds : Speeds
@@ -134,8 +128,8 @@ def rank(
     winograd : bool, optional
         As for `decnn_tvm.compile`.
     counts : sequence of int, optional
-        Numbers of devices that are tried, always the fastest and one alone too; 1, 2, 4, ... and
-        all by default.
+        Numbers of devices that are tried, one alone always and fewer where no more can hold their
+        part; 1, 2, 4, ... and all by default.
     progress : callable, optional
         Told of every alternative.
     """
@@ -147,69 +141,14 @@ def rank(
     for step, way in enumerate(ways):
         if progress is not None:
             progress(way.name, step, len(ways))
-        found.append((way, *_best(way, splitter, speeds, goal, wires, tried)))
+        best = best_of(way, splitter, speeds, wires, tried, lambda one: score(one, goal))
+        found.append((way, *best))
     return _ranking(found, speeds, goal)
-
-
-def _best(
-    way: Alternative,
-    splitter: Splitter,
-    speeds: Speeds,
-    goal: Goal,
-    wires: Sequence[str],
-    counts: Sequence[int],
-) -> tuple[Estimate | None, str]:
-    """Return the best of an alternative, one that fits if any does, or why there is none."""
-    made: list[Estimate] = []
-    reason = "it takes more devices than there are"
-    order = sorted(range(len(speeds.clocks)), key=lambda rank: (-speeds.clocks[rank], rank))
-    for ranks in (tuple(sorted(order[:count])) for count in counts):
-        for shares in way.shares([speeds.clocks[r] for r in ranks]):
-            try:
-                made += _variants(way, splitter, shares, speeds, ranks, wires)
-            except PartitionError as error:
-                reason = str(error)
-                logger.debug("%s with shares %s: %s", way.name, shares, error)
-    fitting = [one for one in made if fits(one, speeds)]
-    return max(fitting or made, key=lambda one: score(one, goal), default=None), reason
 
 
 def _powers_of_two(most: int) -> list[int]:
     """Return 1, 2, 4, ... below a number, and that."""
     return [*(1 << power for power in range((most - 1).bit_length())), most]
-
-
-def _variants(
-    way: Alternative,
-    splitter: Splitter,
-    shares: tuple[int, ...],
-    speeds: Speeds,
-    ranks: tuple[int, ...],
-    wires: Sequence[str],
-) -> Iterable[Estimate]:
-    """Yield every wire type and the windows that are worth it."""
-    split = splitter.split(way.network, way.strategy, shares)
-    replicas = len(ranks) if way.strategy == "replicas" else 1
-    for wire in wires if exchanges_of(split.plan) else wires[:1]:
-        before: Estimate | None = None
-        for window in WINDOWS:
-            found = estimate(way, split, shares, speeds, ranks, wire, window * replicas)
-            if before and found.samples_per_second < ENOUGH * before.samples_per_second:
-                break
-            yield found
-            before = found
-
-
-def fits(found: Estimate, speeds: Speeds) -> bool:
-    """Tell whether the devices' memory holds it, the worker processes themselves included."""
-    return all(
-        limit is None or memory.total + IDLE_BYTES <= limit
-        for memory, limit in zip(
-            found.memory,
-            (speeds.machines.devices[rank].memory_bytes for rank in found.ranks),
-            strict=True,
-        )
-    )
 
 
 def _ranking(
@@ -218,10 +157,13 @@ def _ranking(
     single = next(one for way, one, _ in found if way.strategy == "single" and one is not None)
     usable = [one for _, one, _ in found if one is not None and fits(one, speeds)]
     usable.sort(key=lambda one: -score(one, goal))
-    winner = usable[0] if usable else None
+    refused = _refused(usable, single, speeds, goal)
+    # One device is what is left then, also where others are a little better.
+    winner = None if not usable else single if refused else usable[0]
     entries = [_entry(way, one, reason, winner, speeds, goal) for way, one, reason in found]
     entries.sort(
         key=lambda entry: (
+            winner is None or entry.estimate is not winner,
             not entry.fits,
             -score(entry.estimate, goal) if entry.estimate is not None else 0.0,
         )
@@ -232,7 +174,7 @@ def _ranking(
         single=single,
         single_fits=fits(single, speeds),
         speeds=speeds,
-        refused=_refused(usable, single, speeds, goal),
+        refused=refused,
     )
 
 
@@ -260,7 +202,7 @@ def _entry(
 def _refused(usable: Sequence[Estimate], single: Estimate, speeds: Speeds, goal: Goal) -> str:
     """Return why several devices are not worth it; empty where they are."""
     if not usable:
-        return refusal(None, single, speeds, goal)
+        return refusal(None, single, speeds, goal, fits=False)
     # A sample alone takes as long on a replica as on the only device.
     several = [
         one
@@ -271,4 +213,4 @@ def _refused(usable: Sequence[Estimate], single: Estimate, speeds: Speeds, goal:
         return ""
     if several and score(several[0], goal) > MARGIN * score(single, goal):
         return ""
-    return refusal(several[0] if several else None, single, speeds, goal)
+    return refusal(several[0] if several else None, single, speeds, goal, fits=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from decnn_tvm.assignment import assign_groups
 from decnn_tvm.errors import InputError
 from decnn_tvm.plan import Plan
-from decnn_tvm.planning.speeds import simulated_link, slowest_link
+from decnn_tvm.planning.speeds import process_bytes, simulated_link, slowest_link
 from decnn_tvm.profiling.profile import Profile, plan_sha256
 from decnn_tvm.runtime.credentials import COORDINATOR
 from decnn_tvm.simulation import Device, Machines, Outcome, simulate
@@ -67,7 +67,7 @@ def profiled_machines(profile: Profile) -> Machines:
     host, *devices = (
         Device(
             name=worker.name,
-            memory_bytes=worker.memory_bytes,
+            memory_bytes=process_bytes(worker),
             seconds_per_message=worker.seconds_per_message,
             seconds_per_byte=worker.seconds_per_byte,
         )

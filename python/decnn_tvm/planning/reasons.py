@@ -10,12 +10,16 @@ from decnn_tvm.quantities import format_rate
 from decnn_tvm.transfers import HOST
 
 MEGA = 1e6
+MARGIN = 1.05
+"""Several devices must be so many times as good as one: less is within what a simulation errs."""
 
 
 def why_it_loses(found: Estimate, winner: Estimate | None, speeds: Speeds, goal: str) -> str:
     """Return why `found` loses to `winner`; None where it does not fit the devices' memory."""
     if winner is None:
         return _memory(found, speeds)
+    if (gain := _gain(found, winner, goal)) > 1:
+        return f"{gain - 1:.1%} better than the winner: {MARGIN - 1:.0%} are wanted of a split"
     if goal == "latency":
         times = found.latency_seconds / winner.latency_seconds
         return f"{times:.2f} times as long: {_where_time_goes(found, speeds)}"
@@ -23,21 +27,53 @@ def why_it_loses(found: Estimate, winner: Estimate | None, speeds: Speeds, goal:
     return f"the winner gives {times:.2f} times as many: {_what_bounds(found, speeds)}"
 
 
-def refusal(best: Estimate | None, single: Estimate, speeds: Speeds, goal: str) -> str:
-    """Return why several devices are not worth it, or why nothing can be had."""
+def refusal(
+    best: Estimate | None, single: Estimate, speeds: Speeds, goal: str, *, fits: bool
+) -> str:
+    """Return why several devices are not worth it, or why nothing can be had.
+
+    Parameters
+    ----------
+    best : Estimate, optional
+        The best of those on several devices; None where there is none.
+    single : Estimate
+        One device alone.
+    speeds : Speeds
+        The cluster.
+    goal : str
+        What is to be good.
+    fits : bool
+        Whether one device holds the network.
+    """
     name = speeds.machines.devices[single.ranks[0]].name
-    alone = _figure(single, goal)
-    if best is None:
+    alone, remedy = _figure(single, goal), "Run it on one device (--strategy single)"
+    if not fits:
         return (
             f"nothing fits the devices' memory: {_memory(single, speeds)} Give the workers more "
             "memory, or decouple the network into more groups."
         )
-    return (
-        f"one device is as fast or faster: {name} alone {alone}, the best of several "
-        f"({best.alternative.name} on {len(best.ranks)} devices, {best.wire}) "
-        f"{_figure(best, goal)}; {_where_time_goes(best, speeds)}. Run it on one device "
-        "(--strategy single), or use faster links."
+    if best is None:
+        return f"no split over several devices can be had: {name} alone {alone}. {remedy}."
+    gain = _gain(best, single, goal)
+    text = (
+        f"{name} alone {alone}, the best of several ({best.alternative.name} on "
+        f"{len(best.ranks)} devices, {best.wire}) {_figure(best, goal)}"
     )
+    if gain > 1:
+        text = (
+            f"several devices gain too little: {text}: {gain - 1:.1%} better, and a simulation "
+            f"errs by {MARGIN - 1:.0%}"
+        )
+    else:
+        text = f"one device is as fast or faster: {text}"
+    return f"{text}; {_where_time_goes(best, speeds)}. {remedy}, or use faster links."
+
+
+def _gain(found: Estimate, other: Estimate, goal: str) -> float:
+    """Return how many times as good one is as another."""
+    if goal == "latency":
+        return other.latency_seconds / found.latency_seconds
+    return found.samples_per_second / other.samples_per_second
 
 
 def _figure(found: Estimate, goal: str) -> str:

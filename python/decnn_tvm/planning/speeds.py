@@ -10,13 +10,15 @@ so a Cortex-A72 at 1.5 GHz, which does one, counts half. What was measured beats
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from decnn_tvm.cluster_file import ClusterFile
 from decnn_tvm.errors import InputError
-from decnn_tvm.profiling.profile import LinkProfile, Profile
+from decnn_tvm.planning.memory import IDLE_BYTES
+from decnn_tvm.profiling.profile import LinkProfile, Profile, WorkerProfile
 from decnn_tvm.runtime.credentials import COORDINATOR
 from decnn_tvm.schedules.vectors import core_count
 from decnn_tvm.simulation import Device, Link, Machines
@@ -58,12 +60,15 @@ class Speeds:
         What code for each device is made for.
     measured : bool
         Whether devices and links were measured, all of them.
+    estimated : tuple of str
+        What a profile does not tell, in words; empty where there is none, or all was measured.
     """
 
     machines: Machines
     clocks: tuple[float, ...]
     targets: tuple[CpuTarget, ...]
     measured: bool
+    estimated: tuple[str, ...] = ()
 
     def chosen(self, ranks: Sequence[int]) -> Speeds:
         """Return these devices alone, in this order."""
@@ -72,11 +77,16 @@ class Speeds:
             clocks=tuple(self.clocks[rank] for rank in ranks),
             targets=tuple(self.targets[rank] for rank in ranks),
             measured=self.measured,
+            estimated=self.estimated,
         )
 
 
 def cluster_speeds(
-    cluster: ClusterFile, profile: Profile | None = None, memory: int | None = None
+    cluster: ClusterFile,
+    profile: Profile | None = None,
+    memory: int | None = None,
+    *,
+    cores: int | None = None,
 ) -> Speeds:
     """Return what is known of a cluster.
 
@@ -88,6 +98,9 @@ def cluster_speeds(
         What was measured there.
     memory : int, optional
         Bytes that every worker may take, in place of what the file says.
+    cores : int, optional
+        Cores that kernels are spread over, in place of what the targets say; a profile's clock is
+        of those it was measured with.
 
     Raises
     ------
@@ -102,7 +115,7 @@ def cluster_speeds(
             f"the profile is of the workers {[w.name for w in profile.workers]}, the cluster file "
             f"of {names}. Measure this cluster with `decnn profile`."
         )
-    targets = {str(w.target): resolve_target(w.target) for w in cluster.workers}
+    targets = {str(w.target): resolve_target(w.target, cores=cores) for w in cluster.workers}
     own = tuple(targets[str(worker.target)] for worker in cluster.workers)
     clocks, devices = [], []
     for worker, target in zip(cluster.workers, own, strict=True):
@@ -112,7 +125,7 @@ def cluster_speeds(
         devices.append(
             Device(
                 name=worker.name,
-                memory_bytes=memory or worker.memory or (seen.memory_bytes if seen else None),
+                memory_bytes=memory or worker.memory or (process_bytes(seen) if seen else None),
                 seconds_per_message=seen.seconds_per_message if seen else MESSAGE_CYCLES / clock,
                 seconds_per_byte=seen.seconds_per_byte if seen else BYTE_CYCLES / clock,
             )
@@ -123,9 +136,34 @@ def cluster_speeds(
         host=_coordinator(profile),
         links=_links(cluster, profile),
     )
+    estimated = () if profile is None else _not_measured(profile)
     return Speeds(
-        machines=machines, clocks=tuple(clocks), targets=own, measured=profile is not None
+        machines=machines,
+        clocks=tuple(clocks),
+        targets=own,
+        measured=profile is not None and not estimated,
+        estimated=estimated,
     )
+
+
+def _not_measured(profile: Profile) -> tuple[str, ...]:
+    """Return what a profile does not tell of its workers, in words."""
+    found = []
+    clocks = [worker.name for worker in profile.workers if not worker.cycles_per_second]
+    if len(clocks) > 3:
+        found.append(f"the clocks of {len(clocks)} workers")
+    elif clocks:
+        found.append(f"the clock of {', '.join(clocks)}")
+    pairs = math.comb(1 + len(profile.workers), 2)
+    missing = pairs - len({frozenset(link.between) for link in profile.links})
+    if missing:
+        found.append(f"{missing} of {pairs} links")
+    return tuple(found)
+
+
+def process_bytes(seen: WorkerProfile) -> int | None:
+    """Return what the process of a profiled worker may take: a session, and what it takes idle."""
+    return None if seen.memory_bytes is None else seen.memory_bytes + IDLE_BYTES
 
 
 def target_clock(target: CpuTarget) -> float:

@@ -69,7 +69,7 @@ def measure_profile(
     names : sequence of str, optional
         What the profile calls the workers, by rank.
     shares : sequence of int, optional
-        Groups of each worker; as even as possible by default.
+        Groups of each worker, as for `decnn_tvm.runtime.cluster.Cluster.deploy`.
     target : str or mapping, optional
         Which of the package's targets to use, for all or by address.
     seconds : float
@@ -170,7 +170,7 @@ def _worker(
         stages=profiles,
         seconds_per_message=slowness * message,
         seconds_per_byte=slowness * content,
-        weight_bytes=fleet.status(rank)["weight_bytes"],
+        weight_bytes=fleet.call(rank, "status")["weight_bytes"],
         memory_bytes=fleet.memory(rank),
     )
 

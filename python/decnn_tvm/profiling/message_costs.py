@@ -61,10 +61,10 @@ def run_samples(fleet: Fleet, package: Package, seconds: float, timeout: float) 
     sample = {name: drawn(plan.value(name), 1) for name in plan.inputs}
     session = Session(plan, fleet, timeout)
     warm = len(list(session.stream([sample] * len(ranks), in_flight=IN_FLIGHT)))
-    before = {rank: fleet.status(rank) for rank in ranks}
+    before = {rank: fleet.call(rank, "status") for rank in ranks}
     stream = _for_a_while(sample, seconds, 2 * len(ranks))
     count = sum(1 for _ in session.stream(stream, in_flight=IN_FLIGHT))
-    after = {rank: fleet.status(rank) for rank in ranks}
+    after = {rank: fleet.call(rank, "status") for rank in ranks}
     loads = message_loads(Scripts(plan, fleet.assignment), range(warm, warm + count))
     return {
         rank: Spent(

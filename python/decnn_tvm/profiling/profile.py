@@ -66,7 +66,7 @@ class WorkerProfile:
     weight_bytes : int
         Packed weights.
     memory_bytes : int, optional
-        What a session may take there.
+        What a session may take there, above what the process takes idle.
     """
 
     name: str

@@ -103,7 +103,11 @@ class Report:
         ranking = self.ranking
         names = _names(self.shown, ranking)
         if ranking.refused:
-            text = f"<strong>Several devices are not worth it.</strong> {escape(ranking.refused)}"
+            # Where not even one device fits, this is refused because none does.
+            fits = ranking.single_fits
+            says = "Several devices are not worth it" if fits else "It can't be run on these"
+            why = ranking.refused[0].upper() + ranking.refused[1:]
+            text = f"<strong>{says}.</strong> {escape(why)}"
         else:
             best, single = ranking.best, ranking.single
             times = single.latency_seconds / best.latency_seconds
@@ -118,11 +122,7 @@ class Report:
             )
             if not best.alternative.trained:
                 text += " It is another network, which must be trained before it is of use."
-        basis = (
-            "Devices and links were measured."
-            if ranking.speeds.measured
-            else "Nothing was measured: speeds are estimates from the cluster's file and a table."
-        )
+        basis = _basis(ranking)
         ways = explain_ways([entry.name for entry in ranking.entries])
         return (
             f"<section><p class='verdict'>{text}</p><p>{basis}</p>{self._table()}{ways}</section>"
@@ -239,6 +239,16 @@ class Report:
             "the compiler's cost model sees them.",
             draw_bars(bars, "%", "share of the computing time, %"),
         )
+
+
+def _basis(ranking: Ranking) -> str:
+    """Return what the figures rest on."""
+    if ranking.speeds.measured:
+        return "Devices and links were measured."
+    if ranking.speeds.estimated:
+        missing = escape(" and ".join(ranking.speeds.estimated))
+        return f"Devices and links were measured, but for {missing}, which are estimates."
+    return "Nothing was measured: speeds are estimates from the cluster's file and a table."
 
 
 def _section(title: str, caption: str, content: str) -> str:

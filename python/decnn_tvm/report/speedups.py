@@ -36,6 +36,7 @@ def speedup_curves(
     *,
     goal: Goal,
     exact: bool,
+    winograd: bool | None = None,
     progress: Callable[[str, float, float], None] | None = None,
 ) -> list[Curve]:
     """Return a curve for each alternative, and the limits of the one that wins on most devices.
@@ -52,7 +53,7 @@ def speedup_curves(
         if progress is not None:
             progress(f"{count} devices", step, len(counts))
         cluster = like_the_fastest(speeds, count)
-        ranking = rank(network, cluster, goal=goal, exact=exact, counts=(count,))
+        ranking = rank(network, cluster, goal=goal, exact=exact, winograd=winograd, counts=(count,))
         alone = alone or ranking.single
         single = single or score(ranking.single, goal)
         for entry in ranking.entries:

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from decnn_tvm.errors import ClusterError
+
 T = TypeVar("T")
 
 LOOK = 0.05
@@ -63,3 +65,21 @@ def call_all(
         {rank: call.result() for rank, call in calls.items() if errors[rank] is None},
         {rank: error for rank, error in errors.items() if isinstance(error, Exception)},
     )
+
+
+def raise_first(failures: Mapping[int, Exception], cause: Callable[[int], str]) -> None:
+    """Raise one of these errors, if there are any.
+
+    Parameters
+    ----------
+    failures : mapping of rank to Exception
+        What went wrong.
+    cause : callable
+        Gives the sentence on a worker that has gone, which says more; empty where it is there.
+    """
+    for rank, error in failures.items():
+        if isinstance(error, ClusterError) and (why := cause(rank)):
+            raise ClusterError(why) from error
+    told = [error for error in failures.values() if "was cancelled" not in str(error)]
+    for error in told or failures.values():
+        raise error

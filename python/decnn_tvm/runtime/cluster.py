@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from decnn_tvm.runtime.exposure import (
     check_exposure,
     reached_from,
 )
+from decnn_tvm.runtime.fair_lock import forked
 from decnn_tvm.runtime.fleet import Fleet
-from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.policy import Policy, check_seconds
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.session import Session
 
@@ -33,7 +35,8 @@ DEFAULT = Policy()
 class Cluster:
     """Workers that run already.
 
-    Use it in a ``with`` block.
+    Use it in a ``with`` block, in the process that made it: one that was forked can't use it, and
+    ends nothing of it either.
 
     Parameters
     ----------
@@ -59,9 +62,11 @@ class Cluster:
         insecure: bool = False,
     ) -> None:
         check_exposure(host, keys=credentials is not None, insecure=insecure)
+        check_seconds("timeout", timeout)
         self._workers, self._host, self._timeout = list(workers), host, timeout
         self._credentials, self._insecure = credentials, insecure
         self._sessions: list[Session] = []
+        self._process = os.getpid()
 
     @staticmethod
     def connect(
@@ -94,8 +99,10 @@ class Cluster:
         ClusterError
             Naming the first address where no worker answers, or one with other keys.
         InputError
-            An address beyond loopback with neither `keys` nor `insecure`, or the keys are damaged.
+            An address beyond loopback with neither `keys` nor `insecure`, the keys are damaged, or
+            `timeout` is no number of seconds above 0.
         """
+        check_seconds("timeout", timeout)
         credentials = None if keys is None else Credentials.load(keys)
         workers: list[RemoteWorker] = []
         accept_all(addresses, keys=credentials is not None, insecure=insecure)
@@ -134,7 +141,8 @@ class Cluster:
         package : Package or path
             What ``compile`` wrote; its hashes are checked here and on the workers.
         shares : sequence of int, optional
-            Channel groups per worker; as even as possible by default.
+            Channel groups per worker; by default those that the package was compiled for, or else
+            as even as possible.
         target : str or mapping, optional
             Which of the package's targets to use, for all or by address; by default, for each
             worker, the one that fits and asks for the most.
@@ -178,6 +186,8 @@ class Cluster:
         """
         self._make_room()
         ranks = self._chosen(package.plan, policy, idle=idle)
+        if shares is None:
+            shares = package.shares_for(len(ranks))
         dealt = dict(zip(ranks, assign_groups(package.plan, len(ranks), shares), strict=True))
         assignment = [dealt.get(rank, ()) for rank in range(len(self._workers))]
         fleet = Fleet(
@@ -275,7 +285,9 @@ class Cluster:
         return "" if not ranks else "Look at its log, and start it again."
 
     def close(self) -> None:
-        """Close all sessions and connections."""
+        """Close all sessions and connections; nothing in a process that was forked."""
+        if os.getpid() != self._process:
+            return
         while self._sessions:
             self._sessions.pop().close()
         for worker in self._workers:
@@ -289,6 +301,8 @@ class Cluster:
 
     def _make_room(self) -> None:
         """Forget closed sessions and close failed ones; refuse where one is at work."""
+        if os.getpid() != self._process:
+            raise ClusterError(forked(self._process))
         for session in list(self._sessions):
             if not session.usable:
                 session.close()

@@ -11,6 +11,7 @@ error of the other end is text, never an exception class of its choice.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
@@ -61,6 +62,7 @@ class BoundedStream(SocketStream):  # type: ignore[misc]
         super().__init__(sock)
         sock.setblocking(False)
         self._limit, self._turn = limit, threading.Lock()
+        self._process = os.getpid()
 
     def poll(self, timeout: Any) -> bool:
         """Wait for data; TLS may hold some that the system's own poll no longer sees."""
@@ -92,12 +94,16 @@ class BoundedStream(SocketStream):  # type: ignore[misc]
             rest = rest[self._in_time(self.sock.send, piece, deadline) :]
 
     def close(self) -> None:
-        """Close the connection, also where another thread still waits for it."""
+        """Close the connection, also where another thread still waits for it.
+
+        A process that was forked lets go of its own end alone: the connection goes on.
+        """
         sock, self.sock = self.sock, ClosedFile
         if sock is not ClosedFile:
             with contextlib.suppress(OSError):
-                # SSLSocket's own would let another thread read on without TLS.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                if os.getpid() == self._process:
+                    # SSLSocket's own would let another thread read on without TLS.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
             sock.close()
 
     def _in_time(self, action: Callable[[A], T], argument: A, deadline: float) -> T:

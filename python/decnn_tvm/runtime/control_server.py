@@ -9,6 +9,7 @@ long; a server that is out of descriptors waits until there are some again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 
 from rpyc.utils.server import ThreadedServer
 
+from decnn_tvm.errors import ClusterError
 from decnn_tvm.runtime.control import keep_alive, protocol
 from decnn_tvm.runtime.control_channel import BoundedChannel, BoundedStream, WorkerConnection
 from decnn_tvm.runtime.credentials import Credentials
@@ -30,6 +32,17 @@ MAX_HANDSHAKES = 16
 HANDSHAKE_TIMEOUT = 5.0
 OUT_OF_DESCRIPTORS = 0.1
 """Seconds until the next try to accept."""
+_REMEDIES: dict[int | None, str] = {
+    errno.EADDRINUSE: "Take another --port, or end what listens there.",
+    errno.EACCES: "Take a --port above 1023.",
+}
+
+
+def _no_listening(host: str, port: int, error: Exception) -> str:
+    """Return the sentence that says why a port can't be had, and what to do."""
+    number = error.errno if isinstance(error, OSError) else None
+    remedy = _REMEDIES.get(number, "Pass an IPv4 address of this machine as --host.")
+    return f"can't listen on {host}, port {port} ({error}). {remedy}"
 
 
 class ControlServer(ThreadedServer):  # type: ignore[misc]
@@ -45,6 +58,11 @@ class ControlServer(ThreadedServer):  # type: ignore[misc]
         Seconds that a read or write under way may take.
     credentials : Credentials, optional
         Whom to serve; anybody without.
+
+    Raises
+    ------
+    ClusterError
+        It can't listen there: the port is taken, or the host is no IPv4 address of this machine.
     """
 
     def __init__(
@@ -55,9 +73,13 @@ class ControlServer(ThreadedServer):  # type: ignore[misc]
         timeout: float,
         credentials: Credentials | None,
     ) -> None:
-        super().__init__(
-            service, hostname=host, port=port, logger=logger, protocol_config=protocol(timeout)
-        )
+        try:
+            super().__init__(
+                service, hostname=host, port=port, logger=logger, protocol_config=protocol(timeout)
+            )
+        except (OSError, UnicodeError) as error:
+            self.listener.close()
+            raise ClusterError(_no_listening(host, port, error)) from error
         keep_alive(self.listener)
         self._make, self._timeout = service, timeout
         self._context = None if credentials is None else credentials.server_context()

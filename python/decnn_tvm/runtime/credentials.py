@@ -5,6 +5,7 @@
 
     identity.pem         private key and certificate of this process, readable by its owner alone
     trusted/NAME.pem     certificates of those it talks to, and of nobody else
+    known.json           the coordinator's memory of which worker is at which address
 
 The coordinator's folder trusts the workers, a worker's folder trusts the coordinator. There is no
 authority that signs, so nothing but these files decides: who is to be shut out is deleted from
@@ -21,11 +22,14 @@ means ill (it may run code on its workers, that is what it is for), and the traf
 
 from __future__ import annotations
 
+import socket
 import ssl
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from decnn_tvm.errors import InputError
+from decnn_tvm.runtime.pins import Pins
 
 IDENTITY = "identity.pem"
 TRUSTED = "trusted"
@@ -42,10 +46,13 @@ class Credentials:
         Where they are.
     trusted : tuple of Path
         The certificates of those that are trusted.
+    pins : Pins
+        Which of them has shown up where.
     """
 
     folder: Path
     trusted: tuple[Path, ...]
+    pins: Pins = field(compare=False, repr=False)
 
     @staticmethod
     def load(folder: Path | str) -> Credentials:
@@ -65,35 +72,54 @@ class Credentials:
                 f"keys {folder}: no certificate in {TRUSTED}/, so nobody could connect. Copy the "
                 "whole folder that `decnn keys` made."
             )
-        credentials = Credentials(folder=folder, trusted=trusted)
-        credentials.client_context()
-        return credentials
+        _context(ssl.PROTOCOL_TLS_CLIENT, folder, trusted)
+        return Credentials(folder=folder, trusted=trusted, pins=Pins(folder, trusted))
 
     def server_context(self) -> ssl.SSLContext:
         """Return what a worker accepts connections with, from those that it trusts."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = _context(ssl.PROTOCOL_TLS_SERVER, self.folder, self.trusted)
         context.num_tickets = 0  # nobody resumes: every connection shows its certificate
-        return self._armed(context)
+        return context
 
     def client_context(self) -> ssl.SSLContext:
         """Return what a coordinator connects with; it shows its certificate to the worker."""
-        return self._armed(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        return _context(ssl.PROTOCOL_TLS_CLIENT, self.folder, self.trusted)
 
-    def _armed(self, context: ssl.SSLContext) -> ssl.SSLContext:
-        # A certificate is trusted because it is in the folder; boards have no names in DNS.
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
+    def secure(self, plain: socket.socket, address: str) -> ssl.SSLSocket:
+        """Return a coordinator's connection to a worker, encrypted; `plain` is used up.
+
+        Raises
+        ------
+        OSError
+            The other end is not trusted, or does not trust this one.
+        ClusterError
+            It is another worker than the one that was at this address before.
+        """
+        secured = self.client_context().wrap_socket(plain)
         try:
-            context.load_cert_chain(self.folder / IDENTITY)
-            for path in self.trusted:
-                context.load_verify_locations(path)
-        except (OSError, ssl.SSLError) as error:
-            raise InputError(
-                f"keys {self.folder}: damaged ({error}). Copy the folder again, or make new keys "
-                "with `decnn keys`."
-            ) from error
-        return context
+            self.pins.check(address, secured.getpeercert(binary_form=True) or b"")
+        except BaseException:
+            secured.close()
+            raise
+        return secured
+
+
+def _context(protocol: ssl._SSLMethod, folder: Path, trusted: Sequence[Path]) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    # A certificate is trusted because it is in the folder; boards have no names in DNS.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_cert_chain(folder / IDENTITY)
+        for path in trusted:
+            context.load_verify_locations(path)
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(
+            f"keys {folder}: damaged ({error}). Copy the folder again, or make new keys with "
+            "`decnn keys`."
+        ) from error
+    return context
 
 
 def cluster_folders(folder: Path | str) -> tuple[Path, tuple[Path, ...]]:

@@ -3,14 +3,14 @@
 
 Each end of a session makes a key pair of its own, which lives as long as the session. Public keys
 travel over the control plane, as part of an address: ``host:port#KEY``, 64 hexadecimal digits. A
-sender knows which key the receiver must have, and a receiver admits the keys of its peers alone.
+sender knows which key the receiver must have, and a receiver admits the keys of its present peers
+alone and knows whose a message is: a peer can't speak in another's name, nor after it was given up.
 A stranger does not know the receiver's public key either, so it gets nowhere near a message.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import zmq
 from zmq.utils import z85
@@ -20,6 +20,8 @@ from decnn_tvm.errors import ClusterError
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 ZAP_VERSION = b"1.0"
 ZAP_DOMAIN = b"decnn"
+NOBODY = 1 << 32
+"""A rank that no message can have."""
 MAX_WAITING = 64
 """Peers that may wait for a verdict while this end has not been told of them."""
 HANDSHAKE_MS = 10_000
@@ -72,14 +74,14 @@ class Door:
             pull.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
 
     def expect(self, addresses: Mapping[int, str]) -> None:
-        """Let these peers in, by rank.
+        """Let these peers in, by rank, and from now on nobody else.
 
         Raises
         ------
         ClusterError
             One end has keys, the other none.
         """
-        keys = []
+        ranks: dict[bytes, int] = {}
         for rank, address in addresses.items():
             place, key = split_address(address)
             if bool(key) != bool(self._public):
@@ -87,9 +89,13 @@ class Door:
                     f"rank {rank} at {place}: {'a key' if key else 'no key'} there, and "
                     f"{'one' if self._public else 'none'} here. Give all processes keys."
                 )
-            keys.append(key)
+            ranks[key] = rank
         if self._gate is not None:
-            self._gate.admit(keys)
+            self._gate.admit(ranks)
+
+    def source(self, frame: zmq.Frame) -> int | None:
+        """Return which peer sent a frame, `NOBODY` for none of those; None without keys."""
+        return None if self._gate is None else self._gate.rank_of(frame)
 
     def dial(self, push: zmq.Socket[bytes], address: str) -> None:
         """Connect a socket to a peer that was expected, and to nobody else."""
@@ -118,14 +124,15 @@ class Gatekeeper:
 
     A peer may be told of this end sooner than this end of the peer, and ZeroMQ does not try again
     once it was refused, so an unknown key waits until it is known or too many others wait.
+
+    Who is let in once keeps his connection, so each message is asked for its key again.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.bind(ZAP_ADDRESS)
-        self._lock = threading.Lock()
-        self._admitted: set[bytes] = set()
+        self._ranks: dict[str, int] = {}
         self._waiting: list[list[bytes]] = []
         self.refused = 0
 
@@ -134,22 +141,24 @@ class Gatekeeper:
         """Whether somebody waits."""
         return bool(self._waiting)
 
-    def admit(self, keys: Iterable[bytes]) -> None:
-        """Let these keys in, from any thread."""
-        with self._lock:
-            self._admitted.update(keys)
+    def admit(self, ranks: Mapping[bytes, int]) -> None:
+        """Let these keys in and no others, from any thread; each is that of a rank."""
+        self._ranks = {key.decode(): rank for key, rank in ranks.items()}
+
+    def rank_of(self, frame: zmq.Frame) -> int:
+        """Return the rank with whose key a frame came, `NOBODY` where it is no peer's now."""
+        return self._ranks.get(str(frame.get("User-Id")), NOBODY)
 
     def work(self) -> None:
         """Take in questions and answer those that can be; called by the thread of the socket."""
         while self.socket.poll(0):
             self._waiting.append(self.socket.recv_multipart())
-        with self._lock:
-            admitted = set(self._admitted)
+        ranks = self._ranks  # another thread may put another one in its place
         waiting, self._waiting = self._waiting, []
         for question in waiting:
-            known = len(question) == 9 and z85.encode(question[8]) in admitted
-            if known:
-                self._answer(question, b"200")
+            key = z85.encode(question[8]) if len(question) == 9 else b""
+            if key.decode() in ranks:
+                self._answer(question, b"200", key)
             else:
                 self._waiting.append(question)
         while len(self._waiting) > MAX_WAITING:
@@ -160,7 +169,7 @@ class Gatekeeper:
         """Free the socket."""
         self.socket.close()
 
-    def _answer(self, question: list[bytes], status: bytes) -> None:
+    def _answer(self, question: list[bytes], status: bytes, key: bytes = b"") -> None:
         # identity, empty, version, request id | status, text, user id, metadata
-        reply = [*question[:2], ZAP_VERSION, question[3], status, b"", b"", b""]
+        reply = [*question[:2], ZAP_VERSION, question[3], status, b"", key, b""]
         self.socket.send_multipart(reply, flags=zmq.NOBLOCK)

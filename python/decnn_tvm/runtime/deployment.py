@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from decnn_tvm.errors import ClusterError, PackageError
-from decnn_tvm.package import MANIFEST, Package
+from decnn_tvm.manifest import MANIFEST
+from decnn_tvm.package import Package
 from decnn_tvm.runtime.engine import Counters, Engine, Link, device_status
 from decnn_tvm.runtime.executor import Executor
 from decnn_tvm.runtime.heartbeat import Watch
 from decnn_tvm.runtime.library import StageLibrary
 from decnn_tvm.runtime.machine import choose_target, memory, reset_peak, this_machine
 from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.route import largest_messages
 from decnn_tvm.runtime.share import Share
 from decnn_tvm.runtime.stage_timing import time_stages
 from decnn_tvm.runtime.start_request import StartRequest
@@ -149,7 +151,9 @@ class Deployment:
         self._epoch = request.epoch
         # Before the weights are loaded, which takes a while, so that peers hear this device.
         self.transport.begin(
-            header, {rank: a for rank, a in request.addresses.items() if rank != request.rank}
+            header,
+            {rank: a for rank, a in request.addresses.items() if rank != request.rank},
+            largest_messages(package.plan, request.assignment, request.rank),
         )
         self._request, self._model = request, package.plan.model
         self._share.load(package, request.target, groups)

@@ -50,7 +50,10 @@ class Devices(Protocol):
         """Return what is known about devices that do not answer."""
 
     def status(self, rank: int) -> dict[str, Any]:
-        """Return a device's counters."""
+        """Return a device's counters; of one that is lost, that it did nothing."""
+
+    def clock_offset(self, rank: int) -> float:
+        """Return the seconds to add to a device's monotonic clock to have this process's."""
 
     def close(self) -> None:
         """End the deployment on every device and free what it took."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.package import Package
-from decnn_tvm.runtime.calls import call_all
+from decnn_tvm.runtime.calls import call_all, raise_first
 from decnn_tvm.runtime.devices import Home
 from decnn_tvm.runtime.epochs import Epochs, Failures
 from decnn_tvm.runtime.mate import Mate, files_of
@@ -114,12 +114,8 @@ class Enlistment:
 
     def raise_first(self, failures: Failures) -> None:
         """Raise an error of the first deployment, with the cause where a worker has gone."""
-        for rank, error in failures.items():
-            if isinstance(error, ClusterError) and (why := self._home.cause(rank)):
-                raise ClusterError(f"{self._names()[rank]} {why}") from error
-        told = [error for error in failures.values() if "was cancelled" not in str(error)]
-        for error in told or failures.values():
-            raise error
+        home, names = self._home, self._names()
+        raise_first(failures, lambda rank: (w := home.cause(rank)) and f"{names[rank]} {w}")
 
     def _open(self, worker: RemoteWorker) -> Mate:
         wanted = self._target

@@ -18,6 +18,7 @@ from decnn_tvm.runtime.engine import Link
 from decnn_tvm.runtime.heartbeat import Watch
 from decnn_tvm.runtime.mate import Mate
 from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.route import largest_messages
 from decnn_tvm.runtime.steps import largest_payload
 from decnn_tvm.runtime.transport import ZmqTransport
 from decnn_tvm.runtime.wire import Header
@@ -100,7 +101,8 @@ class Epochs:
         self.number += 1
         planes = {rank: mate.address for rank, mate in mates.items()}
         own = {rank: self._home.route(HOST, rank, a) for rank, a in planes.items()}
-        self._transport.begin(self._header(), own)
+        sizes = largest_messages(self._package.plan, wanted, HOST)
+        self._transport.begin(self._header(), own, sizes)
         planes[HOST] = f"{self._host}:{self._transport.locator}"
         common = {
             "assignment": wanted,

@@ -7,6 +7,7 @@ without stages, so its inputs and outputs go the same way.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -17,7 +18,7 @@ from decnn_tvm.errors import PackageError
 from decnn_tvm.plan import Indices, Plan
 from decnn_tvm.runtime.arrivals import Arrival, Look
 from decnn_tvm.runtime.route import Route, routes_of
-from decnn_tvm.runtime.steps import Move, oldest_first
+from decnn_tvm.runtime.steps import Move
 from decnn_tvm.runtime.tensors import Array, padding_of, payload_of
 from decnn_tvm.runtime.wire import Buffer, Message, WireError
 from decnn_tvm.transfers import HOST, Transfer
@@ -46,6 +47,7 @@ class _Sample:
     route: Route
     values: dict[str, Array] = field(default_factory=dict)
     uses: dict[str, int] = field(default_factory=dict)
+    awaited: dict[int, int] = field(default_factory=dict)
     arrivals: dict[int, Arrival] = field(default_factory=dict)
     stages: set[int] = field(default_factory=set)
 
@@ -87,6 +89,7 @@ class Executor:
         self._values = {value.name: value for value in plan.values}
         self._keep = frozenset(plan.outputs if rank == HOST else ())
         self._samples: dict[int, _Sample] = {}
+        self._ready: list[tuple[int, int]] = []  # a heap; may hold what is done or dropped
         self._outbox: list[Outgoing] = []
         self._next_sample = next_sample
         self._closed_below = min(live, default=next_sample)
@@ -143,13 +146,17 @@ class Executor:
         return True
 
     def next_stage(self) -> tuple[int, int] | None:
-        """Return the (sample, stage index) to run now, or None where nothing is ready."""
-        return oldest_first(
-            (sample, stage)
-            for sample, state in self._samples.items()
-            for stage in state.stages
-            if all(name in state.values for name in self.plan.stages[stage].inputs)
-        )
+        """Return the (sample, stage index) to run now, or None where nothing is ready.
+
+        It is the one that `oldest_first` chooses of those that are.
+        """
+        while self._ready:
+            sample, stage = self._ready[0]
+            state = self._samples.get(sample)
+            if state is not None and stage in state.stages:
+                return sample, stage
+            heapq.heappop(self._ready)
+        return None
 
     def run(self, sample: int, stage_index: int, runner: StageRunner) -> None:
         """Run a stage that `next_stage` returned."""
@@ -205,8 +212,12 @@ class Executor:
             if len(self._samples) >= MAX_OPEN:
                 raise WireError(f"sample {sample}: more than {MAX_OPEN} samples are open")
             route = self._route(sample)
-            self._samples[sample] = state = _Sample(route=route, uses=dict(route.uses))
-            state.stages = set(route.stages)
+            self._samples[sample] = state = _Sample(
+                route=route,
+                uses=dict(route.uses),
+                awaited=dict(route.awaited),
+                stages=set(route.stages),
+            )
             self._expect(sample, state)
         return self._samples[sample]
 
@@ -239,6 +250,10 @@ class Executor:
         """Note that a value is whole, and send or copy it where the plan says."""
         if state.route.uses.get(name, 0) or name in self._keep:
             state.values[name] = array
+        for stage in state.route.readers.get(name, ()):
+            state.awaited[stage] -= 1
+            if not state.awaited[stage]:
+                heapq.heappush(self._ready, (sample, stage))
         for move in state.route.moves_of.get(name, ()):
             self._emit(sample, state, move, array)
 

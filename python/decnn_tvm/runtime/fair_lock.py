@@ -3,7 +3,18 @@
 
 from __future__ import annotations
 
+import os
 import threading
+
+from decnn_tvm.errors import ClusterError
+
+
+def forked(process: int) -> str:
+    """Return the sentence for who uses in a fork what `process` has made."""
+    return (
+        f"the cluster belongs to process {process}, of which this one is a fork. Make a cluster in "
+        "the process that uses it."
+    )
 
 
 class FairLock:
@@ -11,14 +22,25 @@ class FairLock:
 
     Python's own locks may go back to the thread that has just released them, any number of times.
     Here the next thread in line holds the door: `_door` is kept until the lock itself is there.
+
+    A process that was forked may have got it locked, by a thread that does not exist there, and
+    shares with its parent whatever the lock guards: it does not get in.
     """
 
     def __init__(self) -> None:
         self._door, self._lock = threading.Lock(), threading.RLock()
         self._owner: int | None = None
         self._depth = 0
+        self._process = os.getpid()
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this process is a fork of the one that made the lock."""
+        return os.getpid() != self._process
 
     def __enter__(self) -> None:
+        if self.foreign:
+            raise ClusterError(forked(self._process))
         # A thread may enter again from a finaliser, while another one holds the door.
         if self._owner == threading.get_ident():
             self._lock.acquire()

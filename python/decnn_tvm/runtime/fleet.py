@@ -22,10 +22,12 @@ from decnn_tvm.runtime.devices import Home
 from decnn_tvm.runtime.engine import Counters, Link, device_status
 from decnn_tvm.runtime.enlistment import Enlistment
 from decnn_tvm.runtime.epochs import Epochs, Failures
+from decnn_tvm.runtime.inquiry import T, ask, clock_offset
 from decnn_tvm.runtime.mate import Mate
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.recruiter import Recruiter
 from decnn_tvm.runtime.relief import Relief
+from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.roster import Roster
 from decnn_tvm.runtime.statistics import checked_status
 from decnn_tvm.runtime.verdict import Sight, judge
@@ -49,8 +51,8 @@ class Fleet:
     assignment : sequence of tuple of int
         Channel groups by rank, to begin with.
     fixed : bool
-        Whether the user asked for these shares: they are refused rather than changed, and say how
-        fast the devices are.
+        Whether these shares were asked for or planned: they are refused rather than changed, and
+        say how fast the devices are.
     target : str or mapping, optional
         Which of the package's targets to use, for all workers or by address.
     """
@@ -191,11 +193,19 @@ class Fleet:
         return self._home.explain(ranks)
 
     def status(self, rank: int) -> dict[str, Any]:
-        """Return a worker's counters; nothing was done by one that is lost."""
-        if rank not in self._roster.mates:
-            return device_status(Counters(), None, None)
+        """Return a worker's counters; nothing was done by one that is lost, or does not answer."""
         plan = self._package.plan
-        return self._roster.mates[rank].worker.ask("status", lambda s: checked_status(plan, s))
+
+        def question(worker: RemoteWorker) -> dict[str, Any]:
+            return worker.ask("status", lambda status: checked_status(plan, status))
+
+        status = self._ask(rank, question)
+        return device_status(Counters(), None, None) if status is None else status
+
+    def clock_offset(self, rank: int) -> float:
+        """Return the seconds to add to a worker's monotonic clock to have this process's."""
+        offset = self._ask(rank, lambda worker: clock_offset(lambda: worker.observe().at))
+        return 0.0 if offset is None else offset
 
     def target(self, rank: int) -> str:
         """Return which of the package's targets a worker runs."""
@@ -219,6 +229,13 @@ class Fleet:
             self._enlistment.dismiss_lost()
         finally:
             self._epochs.close()
+
+    def _ask(self, rank: int, question: Callable[[RemoteWorker], T]) -> T | None:
+        """Return a worker's answer, None from one that is lost, also where it has just been."""
+        if (mate := self._roster.mates.get(rank)) is None:
+            return None
+        silent = self._epochs.watch.silent
+        return ask(mate.worker, question, lambda: rank in silent() or bool(self._home.cause(rank)))
 
     def _sight(self) -> Sight:
         mates = self._roster.mates

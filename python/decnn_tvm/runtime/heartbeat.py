@@ -8,7 +8,9 @@ in heartbeats, so a device that computes is not silent.
 
 How long a peer may be silent follows what was seen of it: `PATIENCE` times the longest pause of the
 last seconds, at least as many beats, and at most `Policy.silence`, with which everybody begins. On
-a quiet machine a loss is so seen in 0.4 s, and a busy one keeps its full second.
+a quiet machine a loss is so seen in 0.4 s, and a busy one keeps its full second. A peer is heard
+when a whole message is there, and on a slow link that takes: so long as the largest messages of a
+moment take at `Policy.slowest_link`, everybody may be silent besides.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ PATIENCE = 4
 """Times the longest pause between two messages that a peer may be silent."""
 MEMORY = 5.0
 """Seconds in which a pause that was seen fades to a third."""
+
+LONGEST_TRANSIT = 10.0
+"""Seconds that a message may be under way, at most, before its sender counts as silent."""
 
 _LAYOUT = struct.Struct("<QQdHH")
 _RANK = struct.Struct("<i")
@@ -95,6 +100,7 @@ class _Epoch:
     heard: dict[int, float]
     received: dict[int, int] = field(default_factory=dict)
     pulses: dict[int, Pulse] = field(default_factory=dict)
+    transit: Mapping[int, float] = field(default_factory=dict)
     grace: float = 0.0
 
 
@@ -128,9 +134,22 @@ class Watch:
         self._counted: _Epoch | None = None
         self._pauses: dict[int, float] = {}
 
-    def begin(self, header: Header, peers: Iterable[int]) -> None:
-        """Watch the peers of a new epoch; `header` is that of this rank's messages."""
-        self._epoch = _Epoch(header, dict.fromkeys(peers, self.clock()))
+    def begin(
+        self, header: Header, peers: Iterable[int], sizes: Mapping[int, int] | None = None
+    ) -> None:
+        """Watch the peers of a new epoch.
+
+        Parameters
+        ----------
+        header : Header
+            That of this rank's messages.
+        peers : iterable of int
+            Their ranks.
+        sizes : mapping of int to int, optional
+            Bytes of the largest message from each of them.
+        """
+        heard = dict.fromkeys(peers, self.clock())
+        self._epoch = _Epoch(header, heard, transit=self._transit(len(heard), sizes or {}))
 
     def restart_counts(self) -> None:
         """Count the messages that are sent from 0; called by the thread that sends."""
@@ -188,11 +207,14 @@ class Watch:
             logger.debug("dropped what came: %s", message)
             return False
         header = message.header
+        if header.source not in epoch.heard:
+            self.damaged += 1
+            logger.debug("dropped a message of %d, who is no peer", header.source)
+            return False
         current = header.epoch == epoch.header.epoch
-        if header.source in epoch.heard:
-            self._hear(epoch, header.source)
+        self._hear(epoch, header.source)
         if header.movement == HEARTBEAT:
-            if current and header.source in epoch.heard:
+            if current:
                 self._take_pulse(epoch, message)
             return False
         if current:
@@ -241,7 +263,19 @@ class Watch:
     def _allowed(self, rank: int) -> float:
         """Return for how many seconds a peer may be silent now."""
         pause = self._pauses.get(rank, self.policy.silence)
-        return min(self.policy.silence, PATIENCE * max(pause, self.policy.beat))
+        transit = 0.0 if self._epoch is None else self._epoch.transit.get(rank, 0.0)
+        return min(self.policy.silence, PATIENCE * max(pause, self.policy.beat)) + transit
+
+    def _transit(self, peers: int, sizes: Mapping[int, int]) -> dict[int, float]:
+        """Return for how many seconds the largest message of each peer may be under way.
+
+        What all send to us shares our link, and what one sends to all of us shares its own.
+        """
+        rate, together = self.policy.slowest_link / 8, sum(sizes.values())
+        return {
+            rank: min(LONGEST_TRANSIT, max(together, peers * size) / rate)
+            for rank, size in sizes.items()
+        }
 
     def _take_pulse(self, epoch: _Epoch, message: Message) -> None:
         try:

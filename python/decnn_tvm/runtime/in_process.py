@@ -47,6 +47,7 @@ class InProcessCluster:
     ) -> Session:
         """Load a package on every device; parameters and errors are those of `Cluster.deploy`."""
         package = package if isinstance(package, Package) else Package(package)
+        shares = package.shares_for(self._count) if shares is None else shares
         assignment = assign_groups(package.plan, self._count, shares)
         chosen = choose_target(package.manifest, this_machine(), "this process", target)
 
@@ -164,6 +165,10 @@ class _Local:
     def status(self, rank: int) -> dict[str, Any]:
         """Return a device's counters; memory is that of the whole process and not told apart."""
         return self._engines[rank].status()
+
+    def clock_offset(self, rank: int) -> float:
+        """Return 0: there is one clock."""
+        return 0.0
 
     def close(self) -> None:
         """Drop the devices."""

@@ -81,7 +81,13 @@ class LocalCluster(Cluster):
         self._folder = Path(tempfile.mkdtemp(prefix="decnn-cluster-"))
         self._processes: list[subprocess.Popen[bytes]] = []
         self._end = weakref.finalize(
-            self, _end, self._processes, self._workers, self._folder, min(STOP_TIMEOUT, timeout)
+            self,
+            _end,
+            os.getpid(),
+            self._processes,
+            self._workers,
+            self._folder,
+            min(STOP_TIMEOUT, timeout),
         )
         try:
             self._threads, self._restart = threads or max(1, cores() // count), restart
@@ -222,12 +228,18 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def _end(
+    owner: int,
     processes: Sequence[subprocess.Popen[bytes]],
     workers: Sequence[RemoteWorker],
     folder: Path,
     timeout: float,
 ) -> None:
-    """End worker processes, first by asking, after `timeout` by force, and remove their files."""
+    """End worker processes, first by asking, after `timeout` by force, and remove their files.
+
+    Only the process `owner` does so: a fork of it ends without ending what they share.
+    """
+    if os.getpid() != owner:
+        return
     for worker in workers:
         worker.disconnect()
     for process in processes:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from decnn_tvm.errors import PackageError
-from decnn_tvm.package import Manifest, versions
+from decnn_tvm.manifest import Manifest
+from decnn_tvm.package import versions
 from decnn_tvm.runtime.processor import normal_machine, processor_features
 
 KEPT_BLOCK = 32 << 20

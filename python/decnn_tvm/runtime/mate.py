@@ -10,7 +10,8 @@ import threading
 from dataclasses import dataclass, field
 
 from decnn_tvm.errors import ClusterError
-from decnn_tvm.package import MANIFEST, Package, weights_file
+from decnn_tvm.manifest import MANIFEST
+from decnn_tvm.package import Package, weights_file
 from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.machine import choose_target
 from decnn_tvm.runtime.policy import Policy

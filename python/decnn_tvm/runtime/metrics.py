@@ -93,7 +93,10 @@ def serve_metrics(
     try:
         server, thread = start_http_server(int(port), host, registry)
     except OSError as error:
-        raise ClusterError(f"metrics: can't listen on {host}:{port} ({error}).") from error
+        raise ClusterError(
+            f"metrics: can't listen on {host}:{port} ({error}). Take another port, or an address "
+            "of this machine."
+        ) from error
 
     def end() -> None:
         server.shutdown()

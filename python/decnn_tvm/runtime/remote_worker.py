@@ -194,7 +194,7 @@ class RemoteWorker:
         if credentials is None:
             return plain
         try:
-            return credentials.client_context().wrap_socket(plain)
+            return credentials.secure(plain, self.address)
         except OSError as error:
             plain.close()
             raise ClusterError(

@@ -43,8 +43,8 @@ class Roster:
     assignment : sequence of tuple of int
         Channel groups by rank, to begin with.
     fixed : bool
-        Whether the user asked for these shares: they are refused rather than changed before the
-        first epoch, and say how fast the devices are.
+        Whether these shares were asked for or planned: they are refused rather than changed before
+        the first epoch, and say how fast the devices are.
     clock : callable
         Seconds.
 

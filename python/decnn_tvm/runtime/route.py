@@ -13,7 +13,7 @@ from decnn_tvm.assignment import owners_of_sample, turn_order
 from decnn_tvm.plan import Indices, Plan
 from decnn_tvm.runtime.arrivals import Look
 from decnn_tvm.runtime.steps import Move, moves_of, padding_moves, stages_of, steps_of, uses_of
-from decnn_tvm.transfers import HOST
+from decnn_tvm.transfers import HOST, payload_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,10 @@ class Route:
         How each transfer sees its tensors.
     padding : tuple of Move
         Movements that bring this rank padding alone.
+    readers : mapping of str to tuple of int
+        The stages that read each value.
+    awaited : mapping of int to int
+        How many values each stage reads.
     """
 
     stages: tuple[int, ...]
@@ -42,6 +46,8 @@ class Route:
     uses: Mapping[str, int]
     looks: Mapping[tuple[int, int, int], Look]
     padding: tuple[Move, ...]
+    readers: Mapping[str, tuple[int, ...]]
+    awaited: Mapping[int, int]
 
     @staticmethod
     def of(plan: Plan, assignment: Sequence[Indices], rank: int, sample: int) -> Route:
@@ -61,6 +67,11 @@ class Route:
         by_source: dict[str, list[Move]] = {}
         for move in moves:
             by_source.setdefault(move.source, []).append(move)
+        reads = {stage: dict.fromkeys(plan.stages[stage].inputs) for stage in stages}
+        readers: dict[str, tuple[int, ...]] = {}
+        for stage, names in reads.items():
+            for name in names:
+                readers[name] = (*readers.get(name, ()), stage)
         return Route(
             stages=stages,
             moves={move.index: move for move in moves},
@@ -74,7 +85,23 @@ class Route:
                 for transfer in (*move.outgoing, *move.incoming)
             },
             padding=padding_moves(plan, moves, groups),
+            readers=readers,
+            awaited={stage: len(names) for stage, names in reads.items()},
         )
+
+
+def largest_messages(plan: Plan, assignment: Sequence[Indices], rank: int) -> dict[int, int]:
+    """Return the bytes of the largest message that a rank gets from each of the others."""
+    values = {value.name: value for value in plan.values}
+    turns = len(turn_order(assignment)) if plan.strategy == "replicas" else 1
+    found: dict[int, int] = {}
+    for sample in range(turns):
+        for move in moves_of(plan, assignment, rank, sample):
+            for transfer in move.incoming:
+                if transfer.source != rank:
+                    size = payload_bytes(values[move.source], transfer)
+                    found[transfer.source] = max(size, found.get(transfer.source, 0))
+    return found
 
 
 def routes_of(plan: Plan, assignment: Sequence[Indices], rank: int) -> list[Route]:

@@ -184,6 +184,9 @@ class Sender:
             except zmq.Again:
                 blocked.append(peer)
             except zmq.ZMQError as error:
+                # Counted as sent, they are missed at the next heartbeat, and replayed.
+                for _ in peer.waiting:
+                    self._watch.wrote(rank)
                 peer.waiting.clear()
                 peer.beat = False
                 self._refuse(WireError(f"can't send to rank {rank}: {error!r}"))

@@ -11,12 +11,14 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from numbers import Integral
 from types import TracebackType
 from typing import TypeAlias
 
 from decnn_tvm.errors import ClusterError, ClusterTimeout, InputError
 from decnn_tvm.plan import Indices, Plan
 from decnn_tvm.runtime.devices import Devices
+from decnn_tvm.runtime.executor import MAX_OPEN
 from decnn_tvm.runtime.fair_lock import FairLock
 from decnn_tvm.runtime.flight import Flight
 from decnn_tvm.runtime.samples import NanPolicy, check_policy, check_sample
@@ -42,7 +44,8 @@ STAGES: tuple[EventKind, ...] = ("compute",)
 class Session:
     """A deployed network; made by ``deploy``.
 
-    Use it in a ``with`` block. Calls from several threads take turns.
+    Use it in a ``with`` block. Calls from several threads take turns; those from a process that was
+    forked are refused.
 
     Parameters
     ----------
@@ -99,12 +102,12 @@ class Session:
         are otherwise those of `run`.
         """
         policy = check_policy(nan)
-        if in_flight < 1:
-            raise InputError(f"in_flight={in_flight}: expected at least 1.")
+        if not isinstance(in_flight, Integral) or not 1 <= in_flight <= MAX_OPEN:
+            raise InputError(f"in_flight={in_flight!r}: expected a number, 1 to {MAX_OPEN}.")
         return self._stream(iter(samples), in_flight, policy)
 
     def stats(self) -> list[DeviceStats]:
-        """Return what each device did since the session began."""
+        """Return what each device did since the session began; nothing of one that is lost."""
         with self._lock:
             self._check_open()
             return [
@@ -115,7 +118,7 @@ class Session:
             ]
 
     def timeline(self, *, kinds: Collection[EventKind] = STAGES) -> list[TimelineEvent]:
-        """Return what all devices did lately, by start.
+        """Return what all devices did lately, by start, on the clock of this process.
 
         Parameters
         ----------
@@ -125,9 +128,14 @@ class Session:
         with self._lock:
             self._check_open()
             ranks = range(len(self.assignment))
-            events = [e for r in ranks for e in timeline_events(r, self._devices.status(r))]
+            events = [event for rank in ranks for event in self._events(rank)]
             chosen = (event for event in events if event.kind in kinds)
             return sorted(chosen, key=lambda event: event.start)
+
+    def _events(self, rank: int) -> list[TimelineEvent]:
+        status = self._devices.status(rank)
+        offset = self._devices.clock_offset(rank) if status["timeline"] else 0.0
+        return timeline_events(rank, status, offset)
 
     @property
     def assignment(self) -> tuple[Indices, ...]:
@@ -169,7 +177,9 @@ class Session:
         return not self._closed and self._failure is None
 
     def close(self) -> None:
-        """End the session on every device; further calls fail."""
+        """End the session on every device; further calls fail. A forked process ends nothing."""
+        if self._lock.foreign:
+            return
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -207,6 +217,8 @@ class Session:
 
     def _drop(self, samples: Iterable[int]) -> None:
         """Forget samples; what still comes for them is ignored."""
+        if self._lock.foreign:
+            return
         with self._lock:
             self._flight.drop(samples)
 

@@ -72,7 +72,10 @@ EventKind: TypeAlias = Literal["compute", "wait", "send", "receive"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimelineEvent:
-    """What a device did; seconds of `time.monotonic` on its machine.
+    """What a device did; seconds of the coordinator's `time.monotonic`.
+
+    Each device notes times of its own clock, which are shifted by what was measured between the
+    two: across machines they are off by half the time of a round trip at most.
 
     Attributes
     ----------
@@ -134,9 +137,11 @@ def device_stats(
     )
 
 
-def timeline_events(rank: int, status: dict[str, Any]) -> list[TimelineEvent]:
-    """Read the timeline in a device's answer to ``status``."""
+def timeline_events(rank: int, status: dict[str, Any], offset: float = 0.0) -> list[TimelineEvent]:
+    """Read the timeline in a device's answer to ``status``; `offset` is added to its times."""
     return [
-        TimelineEvent(rank=rank, kind=kind, sample=sample, stage=what, start=start, end=end)
+        TimelineEvent(
+            rank=rank, kind=kind, sample=sample, stage=what, start=start + offset, end=end + offset
+        )
         for kind, sample, what, start, end in status["timeline"]
     ]

@@ -20,8 +20,7 @@ def chrome_trace(events: Sequence[TimelineEvent], names: Sequence[str]) -> dict[
     Parameters
     ----------
     events : sequence of TimelineEvent
-        Of all kinds. Times are those of each device's own clock, which one machine's devices
-        share; the trace starts at the first event.
+        Of all kinds, on one clock; the trace starts at the first event.
     names : sequence of str
         What the devices are called, by rank.
     """

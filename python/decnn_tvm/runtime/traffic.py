@@ -38,8 +38,16 @@ class Traffic:
         size = sum(memoryview(frame).nbytes for frame in frames)
         self.sent[target] = self.sent.get(target, 0) + size
 
-    def decode(self, frames: Sequence[Buffer]) -> Message | None:
-        """Decode and count what arrives; None where it is no whole message of this cluster."""
+    def decode(self, frames: Sequence[Buffer], source: int | None = None) -> Message | None:
+        """Decode and count what arrives; None where it is no whole message of this cluster.
+
+        Parameters
+        ----------
+        frames : sequence of buffers
+            What arrived.
+        source : int, optional
+            The rank whose key it came with: it is refused where it names another one.
+        """
         try:
             message = decode(frames)
         except WireError as error:
@@ -48,6 +56,9 @@ class Traffic:
         header = message.header
         if self._cluster is not None and header.cluster != self._cluster:
             self._refuse(f"of another cluster, from {header.source}")
+            return None
+        if source is not None and header.source != source:
+            self._refuse(f"in the name of {header.source}, who did not send it")
             return None
         size = message.nbytes + HEADER_BYTES
         self.received[header.source] = self.received.get(header.source, 0) + size

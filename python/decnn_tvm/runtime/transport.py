@@ -188,9 +188,17 @@ class ZmqTransport:
         self._door.expect(addresses)
         self._sender.meet(addresses)
 
-    def begin(self, header: Header, addresses: Mapping[int, str]) -> None:
-        """Begin an epoch with these peers; what is sent from here on belongs to it."""
-        self._watch.begin(header, addresses)
+    def begin(
+        self,
+        header: Header,
+        addresses: Mapping[int, str],
+        sizes: Mapping[int, int] | None = None,
+    ) -> None:
+        """Begin an epoch with these peers; what is sent from here on belongs to it.
+
+        `sizes` are the bytes of the largest message from each of them.
+        """
+        self._watch.begin(header, addresses, sizes)
         self.connect(addresses)
 
     def wake(self) -> None:
@@ -229,6 +237,7 @@ class ZmqTransport:
                 self._watch.tick()
                 if arrived:
                     frames = pull.recv_multipart(copy=False)
-                    message = self.traffic.decode([frame.buffer for frame in frames])
+                    parts = [frame.buffer for frame in frames]
+                    message = self.traffic.decode(parts, self._door.source(frames[0]))
                     if message is not None and self._watch.admit(message):
                         self._inbox.put(message)

@@ -33,6 +33,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 # magic, version, cluster, epoch, sample, movement, source, target, length, checksum
 _LAYOUT = struct.Struct("<4sI16sIQIiiQQ")
+_SUM = struct.Struct("<Q")
 HEADER_BYTES = _LAYOUT.size
 
 
@@ -85,8 +86,19 @@ def encode(header: Header, payload: Sequence[Buffer]) -> list[Buffer]:
     """Return the frames of a message: the header's, then those of `payload`, not copied."""
     views = [memoryview(part).cast("B") for part in payload]
     length = sum(view.nbytes for view in views)
-    head = _pack(header, length, 0)
-    return [_pack(header, length, _checksum(head, views)), *views]
+    head = _LAYOUT.pack(
+        MAGIC,
+        VERSION,
+        header.cluster,
+        header.epoch,
+        header.sample,
+        header.movement,
+        header.source,
+        header.target,
+        length,
+        0,
+    )
+    return [head[: -_SUM.size] + _SUM.pack(_checksum(head, views)), *views]
 
 
 def decode(frames: Sequence[Buffer]) -> Message:
@@ -122,24 +134,9 @@ def decode(frames: Sequence[Buffer]) -> Message:
         source=source,
         target=target,
     )
-    if checksum != _checksum(_pack(header, length, 0), rest):
+    if checksum != _checksum(bytes(head[: -_SUM.size]) + bytes(_SUM.size), rest):
         raise WireError(f"checksum differs (movement {movement}, sample {sample}, from {source})")
     return Message(header, tuple(rest))
-
-
-def _pack(header: Header, length: int, checksum: int) -> bytes:
-    return _LAYOUT.pack(
-        MAGIC,
-        VERSION,
-        header.cluster,
-        header.epoch,
-        header.sample,
-        header.movement,
-        header.source,
-        header.target,
-        length,
-        checksum,
-    )
 
 
 def _checksum(head: bytes, parts: Sequence[memoryview]) -> int:

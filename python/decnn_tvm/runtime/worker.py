@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from decnn_tvm.errors import ClusterError, InputError
+from decnn_tvm.errors import ClusterError, DecnnError
 from decnn_tvm.runtime.control import ControlService, WorkerState
 from decnn_tvm.runtime.control_server import ControlServer
 from decnn_tvm.runtime.credentials import Credentials
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except SystemExit:
         pass
-    except InputError:
+    except DecnnError:
         raise
     except Exception:
         logger.exception("worker failed")
@@ -232,5 +232,5 @@ def _parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     try:
         main()
-    except InputError as error:
-        sys.exit(f"decnn_tvm.runtime.worker: {error}")
+    except DecnnError as error:
+        sys.exit(f"decnn_tvm.runtime.worker: {' '.join(str(error).split())}")

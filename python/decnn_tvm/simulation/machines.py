@@ -33,7 +33,7 @@ class Device:
     name : str
         What reports call it.
     memory_bytes : int, optional
-        What its worker process may take.
+        What its worker process may take, with what it takes idle.
     seconds_per_message, seconds_per_byte : float
         Processor time that a message takes at either end.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a board what it is before anything is measured there.
+"""Asks a board, or this machine, what it is before anything is measured there.
 
 A library for another machine, or for a newer processor, fails in every trial, each in its own way.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
+from collections.abc import Collection
 
 from tvm import rpc
 from tvm.support.popen_pool import PopenPoolExecutor
 
-from decnn_tvm.errors import ClusterError, last_line
+from decnn_tvm.errors import ClusterError, InputError, last_line
+from decnn_tvm.runtime.processor import normal_machine, processor_features
 from decnn_tvm.runtime.tuning_process import DESCRIBE
 from decnn_tvm.targets import CpuTarget
 from decnn_tvm.tuning.tracker import Tracker
@@ -41,7 +44,9 @@ def check_board(
     ClusterError
         It does not answer, or it is another kind of machine.
     """
-    question = pool.submit(_describe, tracker.host, tracker.port, tracker.key, round(timeout))
+    question = pool.submit(
+        _describe, tracker.host, tracker.port, tracker.key, max(1, round(timeout))
+    )
     name = f"a board under the key {tracker.key!r} of tracker {tracker.host}:{tracker.port}"
     try:
         described = question.result()
@@ -54,16 +59,35 @@ def check_board(
         logger.info("%s is a plain RPC server, which does not say what it is", name)
         return
     board = json.loads(described)
-    if board["machine"] != target.machine:
+    if misfit := _misfit(board["machine"], board["features"], target):
         raise ClusterError(
-            f"{name} is {board['machine']}; target {target.name!r} is code for {target.machine}. "
-            "Pass the key of other boards, or the --target of these."
+            f"{name} {misfit}. Pass the key of other boards, or the --target of these."
         )
-    if lacking := [flag for flag in target.features if flag not in board["features"]]:
-        raise ClusterError(
-            f"{name} lacks the CPU features {lacking} of target {target.name!r}. Pass the key of "
-            "other boards, or the --target of these."
+
+
+def check_host(target: CpuTarget) -> None:
+    """Make sure that this machine runs code for `target`.
+
+    Raises
+    ------
+    InputError
+        It is another kind of machine.
+    """
+    # A system that tells no features is taken to have them all.
+    features = processor_features() or target.features
+    if misfit := _misfit(normal_machine(platform.machine()), features, target):
+        raise InputError(
+            f"this machine {misfit}. Measure on such boards, with --tracker and --key, or pass "
+            "the --target 'host'."
         )
+
+
+def _misfit(machine: str, features: Collection[str], target: CpuTarget) -> str:
+    """Return what keeps a machine from running code for `target`, or nothing."""
+    if machine != target.machine:
+        return f"is {machine}; target {target.name!r} is code for {target.machine}"
+    lacking = [flag for flag in target.features if flag not in features]
+    return f"lacks the CPU features {lacking} of target {target.name!r}" if lacking else ""
 
 
 def _describe(host: str, port: int, key: str, timeout: int) -> str:

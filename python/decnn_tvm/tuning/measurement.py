@@ -23,6 +23,7 @@ from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 from tvm.support.popen_pool import MapResult, PopenPoolExecutor, StatusKind
 
+from decnn_tvm.errors import ClusterError, CompileError, last_line
 from decnn_tvm.linking import link_shared_library
 from decnn_tvm.schedules.vectors import core_count
 from decnn_tvm.targets import CpuTarget
@@ -38,7 +39,9 @@ EVALUATOR = ms.runner.EvaluatorConfig(
 BUILDS_PER_PROCESS = 128
 
 COMPILE_ERROR, RUN_ERROR, TIME_OUT = "compile error", "run error", "time-out"
-BOARD_LOST = "board lost"
+NOT_LINKED, BOARD_LOST = "not linked", "board lost"
+BLAMED = (COMPILE_ERROR, RUN_ERROR)
+"""Failures that may be the candidate's; a time-out depends on the limit, the others on machines."""
 
 
 class Runner(Protocol):
@@ -57,8 +60,8 @@ class Outcome:
     seconds
         Of each repetition; empty after a failure.
     failure
-        ``"compile error"``, ``"run error"``, ``"time-out"`` or ``"board lost"``; None after a
-        success.
+        ``"compile error"``, ``"run error"``, ``"time-out"``, ``"not linked"`` (no linker, or a
+        full disk) or ``"board lost"``; None after a success.
     cause
         The last line of the error.
     """
@@ -93,7 +96,7 @@ class Measurer:
     ) -> None:
         self._target = target
         self._timeout = timeout
-        self.tracker = tracker
+        self._tracker = tracker
         self._folder = tempfile.TemporaryDirectory(prefix="decnn-tune-")
         self._built = 0
         self._boards = tracker.check() if tracker else 1
@@ -104,6 +107,7 @@ class Measurer:
             stderr=subprocess.DEVNULL,
         )
         self._pools = [self._builder]
+        self._questions = self._builder  # where boards are asked; see `check_board`
         self._runner = runner or (self._remote(tracker) if tracker else self._local())
 
     def __enter__(self) -> Measurer:
@@ -124,7 +128,10 @@ class Measurer:
         """Return a library for each schedule, or what kept it from being built."""
         jobs = [(schedule.mod, self._target, str(self._path())) for schedule in schedules]
         results = self._builder.map_with_error_catching(_build_job, jobs)
-        return [_built(result, self._timeout) for result in results]
+        return [
+            _built(result, Path(path), self._timeout)
+            for result, (_, _, path) in zip(results, jobs, strict=True)
+        ]
 
     def time(
         self, libraries: Sequence[Path | Outcome], schedules: Sequence[s_tir.Schedule]
@@ -134,21 +141,45 @@ class Measurer:
         for start in range(0, len(pairs), self._boards):
             some = pairs[start : start + self._boards]
             inputs = [_input(built, each) for built, each in some if isinstance(built, Path)]
-            futures = iter(self._runner.run(inputs) if inputs else [])
+            started = iter(zip(inputs, self._runner.run(inputs) if inputs else [], strict=True))
             for library, _ in some:
                 if isinstance(library, Outcome):
                     yield library
                 else:
-                    yield self._outcome(next(futures).result())
+                    one, future = next(started)
+                    yield self._second_try(one, _outcome(future.result()))
 
-    def _outcome(self, result: ms.runner.RunnerResult) -> Outcome:
-        if result.error_msg is None:
-            return Outcome(seconds=tuple(float(value) for value in result.run_secs))
-        late = "timeout" in str(result.error_msg).lower()
-        failure = TIME_OUT if late else RUN_ERROR
-        if self.tracker is not None and not self.tracker.has_board():
-            failure = BOARD_LOST
-        return Outcome(failure=failure, cause=_last_line(str(result.error_msg)))
+    def wait_for_board(self) -> None:
+        """Wait until a board answers again.
+
+        Raises
+        ------
+        ClusterError
+            None does within `decnn_tvm.tuning.tracker.PATIENCE` seconds.
+        """
+        if self._tracker is not None:
+            self._tracker.wait_for_board(self._ask)
+
+    def _second_try(self, one: ms.runner.RunnerInput, first: Outcome) -> Outcome:
+        """Time a candidate again that has failed on a board, which may have been to blame."""
+        if first.failure is None or self._tracker is None:
+            return first
+        if (lost := self._lost_board()) is not None:
+            return lost
+        (future,) = self._runner.run([one])
+        second = _outcome(future.result())
+        return second if second.failure is None else self._lost_board() or second
+
+    def _lost_board(self) -> Outcome | None:
+        try:
+            self._ask()
+        except ClusterError as error:
+            return Outcome(failure=BOARD_LOST, cause=str(error))
+        return None
+
+    def _ask(self) -> None:
+        if self._tracker is not None:
+            check_board(self._tracker, self._target, self._questions, 2 * self._timeout)
 
     def _path(self) -> Path:
         self._built += 1
@@ -179,8 +210,16 @@ class Measurer:
             max_workers=self._boards, timeout=2 * self._timeout, stderr=subprocess.DEVNULL
         )
         self._pools.append(runner.pool)
-        check_board(tracker, self._target, runner.pool, 2 * self._timeout)
+        self._questions = runner.pool
+        self._ask()
         return runner  # type: ignore[no-any-return]
+
+
+def _outcome(result: ms.runner.RunnerResult) -> Outcome:
+    if result.error_msg is None:
+        return Outcome(seconds=tuple(float(value) for value in result.run_secs))
+    late = "timeout" in str(result.error_msg).lower()
+    return Outcome(failure=TIME_OUT if late else RUN_ERROR, cause=_last_line(str(result.error_msg)))
 
 
 def _input(library: Path, schedule: s_tir.Schedule) -> ms.runner.RunnerInput:
@@ -188,17 +227,20 @@ def _input(library: Path, schedule: s_tir.Schedule) -> ms.runner.RunnerInput:
     return ms.runner.RunnerInput(str(library), "cpu", arguments)
 
 
-def _build_job(job: tuple[tvm.IRModule, CpuTarget, str]) -> str:
-    """Build a library in a process of the pool."""
+def _build_job(job: tuple[tvm.IRModule, CpuTarget, str]) -> str | None:
+    """Build a library in a process of the pool; return what kept this machine from linking it."""
     mod, target, path = job
     library = tvm.compile(mod, target=target.target)
-    link_shared_library(library, Path(path), target.machine)
-    return path
+    try:
+        link_shared_library(library, Path(path), target.machine)
+    except (CompileError, OSError) as error:
+        return last_line(error)
+    return None
 
 
-def _built(result: MapResult, timeout: float) -> Path | Outcome:
+def _built(result: MapResult, path: Path, timeout: float) -> Path | Outcome:
     if result.status == StatusKind.COMPLETE:
-        return Path(result.value)
+        return Outcome(failure=NOT_LINKED, cause=result.value) if result.value else path
     if result.status == StatusKind.TIMEOUT:
         return Outcome(failure=TIME_OUT, cause=f"building took over {timeout:g} s")
     return Outcome(failure=COMPILE_ERROR, cause=_last_line(str(result.value)))

@@ -10,12 +10,14 @@ MetaSchedule writes it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import tvm
 import tvm_ffi
@@ -25,11 +27,14 @@ from tvm.s_tir.schedule import ScheduleError
 
 from decnn_tvm.errors import RecordsError, last_line
 from decnn_tvm.schedules.apply import is_layer
+from decnn_tvm.schedules.vectors import core_count
+from decnn_tvm.targets import target_machine
+from decnn_tvm.tuning.record_files import RECORDS, WORKLOADS, append, prepare, read
+from decnn_tvm.tuning.tuning_lock import tuning_lock
 
 logger = logging.getLogger(__name__)
 
 FAILED = 1e10
-WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 
 _Layer: TypeAlias = "tuple[int, str]"
 
@@ -44,6 +49,11 @@ class Records:
     create : bool
         Start an empty database where there is none, and check that it can be written.
 
+    Attributes
+    ----------
+    asked, applied
+        Layers that `ApplyRecords` looked for, and found, by the text of their target.
+
     Raises
     ------
     RecordsError
@@ -52,22 +62,27 @@ class Records:
 
     def __init__(self, folder: Path | str, *, create: bool = False) -> None:
         self.folder = Path(folder)
-        _prepare(self.folder, create)
-        for name in (WORKLOADS, RECORDS):
-            _check_lines(self.folder / name)
+        self.asked: Counter[str] = Counter()
+        self.applied: Counter[str] = Counter()
+        if create:
+            prepare(self.folder)
+        workloads, records = read(self.folder)
+        self._times: dict[_Layer, dict[str, list[float]]] = defaultdict(dict)
+        self._traces: dict[str, s_tir.schedule.Trace] = {}
+        self._layers: dict[_Layer, tuple[tirx.PrimFunc, tvm.target.Target]] = {}
+        self._lines: dict[int, int] = {}
+        self._size = len(workloads)
         try:
-            self._database = ms.database.JSONDatabase(work_dir=str(self.folder))
-            known = list(self._database.get_all_tuning_records())
+            known = [ms.database.Workload.from_json(entry) for entry in workloads]
+            for number, workload in enumerate(known):
+                self._lines.setdefault(structural_key(workload.mod), number)
+            for index, entry in records:
+                self._read(ms.database.TuningRecord.from_json(entry, known[index]))
         except Exception as error:  # whatever TVM makes of what is in there
             raise RecordsError(
                 f"{self.folder}: not a MetaSchedule database of this TVM "
                 f"({last_line(error)}). Use another folder."
             ) from error
-        self._times: dict[_Layer, dict[str, list[float]]] = defaultdict(dict)
-        self._traces: dict[str, s_tir.schedule.Trace] = {}
-        for record in known:
-            seconds = [float(value) for value in record.run_secs or [FAILED]]
-            self._remember(record.workload.mod, record.target, record.trace, seconds)
 
     def times(self, layer: tirx.PrimFunc, target: tvm.target.Target) -> dict[str, list[float]]:
         """Return the seconds of each measurement by the text of the trace."""
@@ -97,15 +112,29 @@ class Records:
         """
         mod = as_module(layer)
         self._remember(mod, target, trace, [seconds])
+        arguments = ms.arg_info.ArgInfo.from_prim_func(mod["main"])
+        workload = ms.database.Workload(mod)
+        record = ms.database.TuningRecord(trace, workload, [seconds], target, arguments)
         try:
-            workload = self._database.commit_workload(mod)
-            arguments = ms.arg_info.ArgInfo.from_prim_func(mod["main"])
-            record = ms.database.TuningRecord(trace, workload, [seconds], target, arguments)
-            self._database.commit_tuning_record(record)
-        except Exception as error:  # a full disk, a folder that went
+            append(self.folder / RECORDS, [self._line(workload), record.as_json()])
+        except OSError as error:  # a full disk, a folder that went
             raise RecordsError(
-                f"{self.folder}: a record can't be written ({last_line(error)})"
+                f"{self.folder}: a record can't be written ({error.strerror}). It is kept for this "
+                "run only."
             ) from error
+
+    def warn_if_unused(self, target: tvm.target.Target) -> None:
+        """Warn where layers for `target` were looked for, and there was none of them."""
+        text = target_text(target)
+        if self.asked[text] and not self.applied[text]:
+            others = sorted({text for _, text in self._times})
+            logger.warning(
+                "%s: no record fits a layer for %s [machine, processor, cores]; there are some for "
+                "%s. Tune with the target, cores, workers, --winograd and --wire of compilation.",
+                self.folder,
+                text,
+                ", ".join(others) or "nothing",
+            )
 
     def copy_best(self, destination: Records) -> None:
         """Add the fastest measurement of each layer to other records, where those lack the layer.
@@ -115,13 +144,28 @@ class Records:
         RecordsError
             They can't be written.
         """
-        for record in self._database.get_all_tuning_records():
-            layer = record.workload.mod["main"]
-            best = self.best(layer, record.target)
-            if best is None or destination.times(layer, record.target):
+        for layer, target in self._layers.values():
+            best = self.best(layer, target)
+            if best is None or destination.times(layer, target):
                 continue
-            seconds = median(self.times(layer, record.target)[str(best)])
-            destination.add(layer, record.target, best, seconds)
+            seconds = median(self.times(layer, target)[str(best)])
+            destination.add(layer, target, best, seconds)
+
+    def _line(self, workload: ms.database.Workload) -> int:
+        """Return the number of a layer's line, which is written if it is new."""
+        key = structural_key(workload.mod)
+        if key not in self._lines:
+            append(self.folder / WORKLOADS, workload.as_json())
+            self._lines[key] = self._size
+            self._size += 1
+        return self._lines[key]
+
+    def _read(self, record: ms.database.TuningRecord) -> None:
+        if record.target is None:  # MetaSchedule allows it; the record is of no use here
+            logger.info("%s: a record without a target is left out", self.folder)
+            return
+        seconds = [float(value) for value in record.run_secs or [FAILED]]
+        self._remember(record.workload.mod, record.target, record.trace, seconds)
 
     def _remember(
         self,
@@ -132,7 +176,22 @@ class Records:
     ) -> None:
         text = str(trace)
         self._traces[text] = trace
+        self._layers.setdefault(_key(mod, target), (mod["main"], target))
         self._times[_key(mod, target)].setdefault(text, []).extend(seconds)
+
+
+@contextlib.contextmanager
+def records_to_write(folder: Path) -> Iterator[Records]:
+    """Yield the records in a folder, which no other run tunes into while the block runs.
+
+    Raises
+    ------
+    RecordsError
+        As for `Records`, or another run has the folder.
+    """
+    prepare(folder)
+    with tuning_lock(folder):
+        yield Records(folder, create=True)
 
 
 @tvm.transform.module_pass(opt_level=0, name="decnn.ApplyRecords")
@@ -147,14 +206,16 @@ class ApplyRecords:
         target = tvm.target.Target.current(allow_none=False)
         scheduled = {}
         for var, func in mod.functions_items():
-            known = is_layer(func) and not func.attrs.get("tirx.is_scheduled", False)
+            known = is_layer(func) and not bool(func.attrs.get("tirx.is_scheduled", False))
             trace = self.records.best(func, target) if known else None
+            self.records.asked[target_text(target)] += known
             replayed = None if trace is None else _replay(func, trace, var.name_hint)
             if replayed is not None:
                 scheduled[var] = replayed.with_attr("tirx.is_scheduled", True)
         mod = mod.clone()
         for var, func in scheduled.items():
             mod.update_func(var, func)
+        self.records.applied[target_text(target)] += len(scheduled)
         logger.info("%d layers by their records for %s", len(scheduled), target)
         return mod
 
@@ -172,12 +233,12 @@ def structural_key(mod: tvm.IRModule) -> int:
 def target_text(target: tvm.target.Target) -> str:
     """Return what the best schedule for a target depends on as text.
 
-    That is the processor and the number of its cores. Features that a hypervisor hides or a user
+    That is the processor and the number of its cores, as they are where a target leaves them out:
+    the machine is this one then, and has one core. Features that a hypervisor hides or a user
     forbids change the layer where they change the vectors, and its best schedule little otherwise.
     """
-    options = dict(target.export())
-    machine = str(options.get("mtriple", "")).partition("-")[0]
-    return json.dumps([machine, options.get("mcpu", ""), options.get("num-cores", 0)], default=int)
+    processor = str(target.attrs.get("mcpu") or "")
+    return json.dumps([target_machine(target), processor, core_count(target)])
 
 
 def _replay(func: tirx.PrimFunc, trace: s_tir.schedule.Trace, name: str) -> tirx.PrimFunc | None:
@@ -192,39 +253,3 @@ def _replay(func: tirx.PrimFunc, trace: s_tir.schedule.Trace, name: str) -> tirx
 
 def _key(mod: tvm.IRModule, target: tvm.target.Target) -> _Layer:
     return structural_key(mod), target_text(target)
-
-
-def _prepare(folder: Path, create: bool) -> None:
-    if not create:
-        if not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
-            raise RecordsError(
-                f"{folder}: holds no tuning records ({RECORDS}); expected a folder that "
-                "`decnn tune --records` wrote"
-            )
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (WORKLOADS, RECORDS):
-            (folder / name).open("a").close()
-    except OSError as error:
-        raise RecordsError(
-            f"{folder}: tuning records can't be written there ({error.strerror}). "
-            "Choose a folder that can be written."
-        ) from error
-
-
-def _check_lines(path: Path) -> None:
-    """Make sure that every line is JSON: TVM's own reader would end in a traceback."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordsError(f"{path}: unreadable ({last_line(error)})") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            entry: Any = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RecordsError(
-                f"{path}: line {number} is damaged. Delete that line, or use another folder."
-            ) from error
-        if not isinstance(entry, list):
-            raise RecordsError(f"{path}: line {number} is no tuning record. Use another folder.")

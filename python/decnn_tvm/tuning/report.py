@@ -96,13 +96,18 @@ class TuningReport:
 
     @property
     def before_us(self) -> float:
-        """Microseconds of all layers with analytic schedules."""
-        return sum(task.weight * (task.before_us or 0.0) for task in self.tasks)
+        """Microseconds of the layers that are compared, with analytic schedules."""
+        return sum(task.weight * (task.before_us or 0.0) for task in self.compared)
 
     @property
     def after_us(self) -> float:
-        """Microseconds of all layers with the fastest schedules."""
-        return sum(task.weight * (task.after_us or 0.0) for task in self.tasks)
+        """Microseconds of the same layers with the fastest schedules."""
+        return sum(task.weight * (task.after_us or 0.0) for task in self.compared)
+
+    @property
+    def compared(self) -> tuple[TaskReport, ...]:
+        """The layers that have both times: not those whose analytic schedule has failed."""
+        return tuple(task for task in self.tasks if task.before_us and task.after_us)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON data."""

@@ -10,7 +10,8 @@ import gzip
 import tempfile
 from pathlib import Path
 
-from decnn_tvm.tuning.records import RECORDS, WORKLOADS, Records
+from decnn_tvm.tuning.record_files import RECORDS, WORKLOADS
+from decnn_tvm.tuning.records import Records
 
 
 def read_shipped(folder: Path) -> Records:

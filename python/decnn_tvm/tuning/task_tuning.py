@@ -7,6 +7,9 @@ measured first. The first batch follows the analytic model's order, or the cost 
 layers have taught it; every later one is what the cost model, trained on all that was measured so
 far, expects to be fastest of the rest.
 
+A failure is kept, and never tried again, where the candidate is to blame: the analytic schedule
+still works then. A time-out, a full disk, or a lost board says nothing of it.
+
 Of many noisy timings the best one flatters. So the winner is timed again, in turn with the
 analytic schedule, until its median has `CONFIRMED` timings, or another one is ahead.
 """
@@ -24,7 +27,7 @@ from tvm import s_tir
 
 from decnn_tvm.errors import RecordsError
 from decnn_tvm.tuning.cost_model import CostModel, tuning_context
-from decnn_tvm.tuning.measurement import BOARD_LOST, Measurer, Outcome
+from decnn_tvm.tuning.measurement import BLAMED, BOARD_LOST, Measurer, Outcome
 from decnn_tvm.tuning.records import FAILED, Records, as_module
 from decnn_tvm.tuning.tasks import TuningTask
 
@@ -64,6 +67,7 @@ class TaskTuning:
         self.new = 0
         self.failures: Counter[str] = Counter()
         self._libraries: dict[str, Path] = {}
+        self._tried: set[str] = set()
         known = self.times()
         self.trials = max(0, min(trials, len(self.candidates)) - len(known))
         self._learn(list(known))
@@ -101,13 +105,12 @@ class TaskTuning:
                 break
             self._measure(measurer, batch, done)
             self._learn(batch)
-        if self.new:
-            self._confirm(measurer)
+        self._confirm(measurer)  # also what an interrupted run has not confirmed
 
     def _next_batch(self, size: int) -> list[str]:
         """Return the candidates to measure next; the analytic one is never left out."""
-        known = self.times()
-        rest = [text for text in self.candidates if text not in known]
+        done = self._tried | set(self.times())
+        rest = [text for text in self.candidates if text not in done]
         first = rest[:1] if rest and rest[0] == self.default else []
         rest = [text for text in rest if text not in first]
         ordered = self._model.order(self._context, [self.candidates[text] for text in rest])
@@ -119,6 +122,7 @@ class TaskTuning:
         built = zip(batch, libraries, strict=True)
         self._libraries |= {text: each for text, each in built if isinstance(each, Path)}
         outcomes = measurer.time(libraries, schedules)
+        self._tried |= set(batch)
         for schedule, outcome in zip(schedules, outcomes, strict=True):
             if outcome.failure is None:
                 self._keep(schedule, median(outcome.seconds))
@@ -130,10 +134,18 @@ class TaskTuning:
     def _note_failure(self, measurer: Measurer, schedule: s_tir.Schedule, outcome: Outcome) -> None:
         logger.warning("%s: %s: %s", self._task.name, outcome.failure, outcome.cause)
         self.failures[str(outcome.failure)] += 1
-        if measurer.tracker is not None and outcome.failure == BOARD_LOST:
-            measurer.tracker.wait_for_board()
-        else:  # the candidate is to blame, and need not be tried again
-            self._keep(schedule, FAILED)
+        if outcome.failure == BOARD_LOST:
+            measurer.wait_for_board()
+            self._tried.discard(str(schedule.trace))
+        elif outcome.failure in BLAMED and self._analytic_works(measurer, schedule):
+            self._keep(schedule, FAILED)  # it need not be tried again
+
+    def _analytic_works(self, measurer: Measurer, failed: s_tir.Schedule) -> bool:
+        """Build and time the analytic schedule: where it fails, not a candidate is to blame."""
+        if str(failed.trace) == self.default:
+            return False
+        self._libraries.pop(self.default, None)
+        return self._time(measurer, self.default).failure is None
 
     def _keep(self, schedule: s_tir.Schedule, seconds: float) -> None:
         try:
@@ -164,13 +176,17 @@ class TaskTuning:
                     return
 
     def _time_again(self, measurer: Measurer, text: str) -> bool:
+        outcome = self._time(measurer, text)
+        if outcome.failure is None:
+            self._keep(self.candidates[text], median(outcome.seconds))
+        return outcome.failure is None
+
+    def _time(self, measurer: Measurer, text: str) -> Outcome:
         schedule = self.candidates[text]
         if text not in self._libraries:
             (library,) = measurer.build([schedule])
             if isinstance(library, Outcome):
-                return False
+                return library
             self._libraries[text] = library
         (outcome,) = measurer.time([self._libraries[text]], [schedule])
-        if outcome.failure is None:
-            self._keep(schedule, median(outcome.seconds))
-        return outcome.failure is None
+        return outcome

@@ -7,6 +7,7 @@ import logging
 import socket
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm.rpc import base
@@ -79,26 +80,25 @@ class Tracker:
             )
         return keys.count(self.key)
 
-    def has_board(self) -> bool:
-        """Return whether the tracker answers and has a board."""
-        try:
-            self.check()
-        except ClusterError:
-            return False
-        return True
+    def wait_for_board(self, ask: Callable[[], None]) -> None:
+        """Wait until a board answers again.
 
-    def wait_for_board(self) -> None:
-        """Wait until the tracker has a board again.
+        Parameters
+        ----------
+        ask
+            Raises `ClusterError` as long as none does. What the tracker has of a board may lack
+            power: only a connection that is closed tells the tracker so.
 
         Raises
         ------
         ClusterError
-            It has none within `PATIENCE`.
+            None does within `PATIENCE`.
         """
         end = time.monotonic() + PATIENCE
         while True:
             try:
                 self.check()
+                ask()
             except ClusterError as error:
                 if time.monotonic() >= end:
                     raise

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,15 @@ import tvm_ffi
 from decnn_tvm.calibration import unit_limits
 from decnn_tvm.compiler import split_network, uses_winograd, with_image_input
 from decnn_tvm.custom_passes import apply_passes
+from decnn_tvm.errors import InputError
 from decnn_tvm.lowering import lower_stages
 from decnn_tvm.network import Network
 from decnn_tvm.plan import Strategy
 from decnn_tvm.targets import CpuTarget, resolve_target
+from decnn_tvm.tuning.board_check import check_host
 from decnn_tvm.tuning.cost_model import CostModel
 from decnn_tvm.tuning.measurement import Measurer, Runner
-from decnn_tvm.tuning.records import Records
+from decnn_tvm.tuning.records import Records, records_to_write
 from decnn_tvm.tuning.report import (
     ProgressCallback,
     TaskReport,
@@ -82,7 +85,8 @@ def tune(
         ``host:port`` of an RPC tracker and the key of the boards to measure on; by default this
         machine is measured.
     timeout : float
-        Seconds that building, or timing, one candidate may take. A late one fails.
+        Seconds that building, or timing, one candidate may take. A late one fails in this run, and
+        is tried again in the next.
     passes : sequence of tvm.transform.Pass
         As for `decnn_tvm.compile`: they decide which layers there are, too.
     progress : callable, optional
@@ -95,41 +99,63 @@ def tune(
     PartitionError, CompileError
         As for `decnn_tvm.compile`.
     RecordsError
-        The folder is damaged or can't be written.
+        The folder is damaged or can't be written, or another run tunes into it.
     InputError
-        `tracker` is no address, or there is no `key`.
+        `trials` or `timeout` is not above 0; `tracker` is no address, or one of `tracker` and `key`
+        is missing; or this machine, measured without them, can't run code for `target`.
     ClusterError
         No tracker answers, or it has no device under the key.
     """
     start = time.monotonic()
-    boards = None if tracker is None else Tracker.parse(tracker, key)
+    _check_limits(trials, timeout)
+    boards = _boards(tracker, key)
     resolved = resolve_target(target, cores=cores)
-    records = Records(database, create=True)
-    if boards is not None:
-        boards.check()
-    network = apply_passes(with_image_input(network, image_mean, image_std), passes)
-    split = split_network(
-        network,
-        workers,
-        shares,
-        bool(all_shares),
-        wire,
-        unit_limits,
-        row_tiles,
-        strategy=strategy,
-    )
-    chosen = uses_winograd(network, winograd)
-    tasks = find_tasks(
-        lower_stages(mod, resolved.target, winograd=chosen) for mod in split.values()
-    )
-    with Measurer(resolved, timeout=timeout, tracker=boards, runner=runner) as measurer:
-        tunings = _tune_all(tasks, resolved, records, measurer, trials, progress)
+    if boards is None and runner is None:
+        check_host(resolved)
+    with records_to_write(Path(database)) as records:
+        if boards is not None:
+            boards.check()
+        network = apply_passes(with_image_input(network, image_mean, image_std), passes)
+        split = split_network(
+            network,
+            workers,
+            shares,
+            bool(all_shares),
+            wire,
+            unit_limits,
+            row_tiles,
+            strategy=strategy,
+        )
+        chosen = uses_winograd(network, winograd)
+        tasks = find_tasks(
+            lower_stages(mod, resolved.target, winograd=chosen) for mod in split.values()
+        )
+        with Measurer(resolved, timeout=timeout, tracker=boards, runner=runner) as measurer:
+            tunings = _tune_all(tasks, resolved, records, measurer, trials, progress)
     return TuningReport(
         target=resolved.name,
         database=str(database),
         seconds=time.monotonic() - start,
         tasks=_reports(tasks, tunings),
     )
+
+
+def _check_limits(trials: int, timeout: float) -> None:
+    if trials < 1:
+        raise InputError(f"trials={trials}: expected at least 1 candidate per layer")
+    if not 0 < timeout < math.inf:
+        raise InputError(f"timeout={timeout}: expected a number of seconds above 0")
+
+
+def _boards(tracker: str | None, key: str | None) -> Tracker | None:
+    if tracker is not None:
+        return Tracker.parse(tracker, key)
+    if key is not None:
+        raise InputError(
+            f"key {key!r}: expected a tracker too, which knows the boards of that key, such as "
+            "127.0.0.1:9190"
+        )
+    return None
 
 
 def _tune_all(
