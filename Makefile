@@ -23,7 +23,7 @@ demo: $(VENV)/demo.stamp ## run the demo; the picture and the packages go to dem
 	$(BIN)/decnn demo --out demo-out
 
 test: lint ## check style and types, and run all tests but the slow ones
-	$(BIN)/pytest -n $(JOBS) -m "not slow"
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/test.stamp ## run the tests on full-size networks
 	$(BIN)/pytest -m slow

@@ -65,7 +65,10 @@ def test_cost_of_residual_presets(preset, gmac, params):
 
 @pytest.mark.parametrize(
     ("preset", "gmac", "params", "classifier"),
-    [("vgg16_bn", 11.46, 10.5, 123.6), ("alexnet", 0.676, 2.20, 58.6)],
+    [
+        pytest.param("vgg16_bn", 11.46, 10.5, 123.6, marks=pytest.mark.slow),
+        ("alexnet", 0.676, 2.20, 58.6),
+    ],
 )
 def test_cost_of_plain_presets(preset, gmac, params, classifier):
     # One image: a dense layer's MACs are its weights (VGG-16: 0.124 G).

@@ -47,7 +47,7 @@ def compile_by_plan(
     ("clocks", "goal", "expected"),
     [
         ((CLOCK / 2, CLOCK, CLOCK, CLOCK), "throughput", (1, 2, 2, 2)),
-        ((CLOCK, CLOCK / 3), "latency", None),
+        pytest.param((CLOCK, CLOCK / 3), "latency", None, marks=pytest.mark.slow),
     ],
 )
 def test_an_uneven_plan_is_dealt_as_planned(

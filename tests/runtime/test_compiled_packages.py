@@ -27,6 +27,7 @@ FORBIDDEN = {"tvm", "onnx", "onnxruntime", "xgboost", "torch"}
 RUNTIME = {
     "assignment",
     "errors",
+    "manifest",
     "package",
     "plan",
     "plan_parts",

@@ -56,6 +56,7 @@ def uncompilable(_a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32")):
             b[vi] = T.tvm_warp_shuffle(T.uint32(1), T.float32(0), 0, 32, 32)
 
 
+@pytest.mark.slow
 def test_a_bad_candidate_costs_its_trial_alone(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,8 +97,9 @@ def test_failures_are_remembered_and_never_chosen(network: Network, tmp_path: Pa
     ("known", "answers"),
     [
         (0, ["no such instruction"]),  # nothing works here
-        (1, ["no such instruction"]),  # nor what has worked in an earlier run
-        (0, [1e-6, "Timeout, killed after 20 seconds", 1e-6]),
+        # Nor what has worked in an earlier run.
+        pytest.param(1, ["no such instruction"], marks=pytest.mark.slow),
+        pytest.param(0, [1e-6, "Timeout, killed after 20 seconds", 1e-6], marks=pytest.mark.slow),
     ],
 )
 def test_a_machine_at_fault_blames_no_candidate(

@@ -66,6 +66,7 @@ def test_boards_measure(
     assert_logits_match(ours, reference_outputs(model, samples))
 
 
+@pytest.mark.slow
 def test_a_lost_board_ends_the_run_and_loses_nothing(
     network: Network, address: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +116,7 @@ class Flaky:
         return [SimpleNamespace(result=lambda: result)]
 
 
+@pytest.mark.slow
 def test_another_board_measures_what_a_lost_one_did_not(
     network: Network, address: str, serve: Serve, tmp_path: Path
 ) -> None:

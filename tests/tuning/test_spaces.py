@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,8 @@ class Fixed:
 
     def __init__(self, schedule: s_tir.Schedule) -> None:
         self.schedule = schedule
+        self.asked: Counter[str] = Counter()
+        self.applied: Counter[str] = Counter()
 
     def best(self, _layer: Any, _target: Any) -> Any:
         return self.schedule.trace
