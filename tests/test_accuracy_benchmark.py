@@ -110,6 +110,7 @@ def test_a_run_becomes_the_network_that_is_shipped(archive: Path, tmp_path: Path
         ship_network.main([*arguments, "x1"], tmp_path / "shipped")
 
 
+@pytest.mark.slow
 def test_starts(archive: Path, tmp_path: Path) -> None:
     options = ["--epochs", 1, "--variants", "dense", "x1.5"]
     rows = table(archive, tmp_path, *options, "--study", "starts", "--budgets", 1)["rows"]

@@ -209,6 +209,7 @@ def test_int8_calibrated(network: Network, model: onnx.ModelProto) -> None:
         check_stages(package, inputs, rounded)
 
 
+@pytest.mark.slow
 def test_int8_scaled_per_message(network: Network, model: onnx.ModelProto) -> None:
     inputs = random_inputs((1, 3, 64, 64), 3, seed=5)
     with temporary_package(network, workers=2, all_shares=True, wire="int8") as package:

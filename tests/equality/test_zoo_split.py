@@ -50,7 +50,7 @@ def test_decoupled_network_is_split_exactly(name: str) -> None:
     _check_decoupled(zoo.small(name), 4, {"workers": 3}, (2, 3, 4))
 
 
-@pytest.mark.parametrize("name", ["resnet50", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet50", pytest.param("densenet121", marks=pytest.mark.slow)])
 def test_network_decoupled_in_two_is_split_exactly(name: str) -> None:
     _check_decoupled(zoo.small(name), 2, {"all_shares": True}, (1, 2))
 

@@ -84,6 +84,7 @@ def test_a_lost_board_ends_the_run_and_loses_nothing(
     assert [task.new for task in report.tasks] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_board_without_power_blames_no_candidate(
     network: Network, address: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
