@@ -14,7 +14,7 @@ from decnn_tvm.package import Package
 from decnn_tvm.planning.memory import IDLE_BYTES
 from decnn_tvm.profiling.profile import COORDINATOR
 from tests.cli.test_planned_packages import CLOCK, write_cluster
-from tests.simulated_profiles import made_profile
+from tests.profiles import made_profile
 
 Command = Callable[..., Any]
 NAMES = ("board-0", "board-1")

@@ -14,7 +14,7 @@ import pytest
 from decnn_tvm.cluster_file import ClusterFile, ClusterLink, ClusterWorker
 from decnn_tvm.package import Package
 from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
-from tests.simulated_profiles import made_profile
+from tests.profiles import made_profile
 
 Command = Callable[..., Any]
 Start = Callable[..., Any]

@@ -12,7 +12,7 @@ from decnn_tvm.planning.prediction import profiled_machines
 from decnn_tvm.planning.speeds import cluster_speeds, target_clock
 from decnn_tvm.profiling.profile import Profile
 from tests.planning.test_planner import CLOCK, small_resnet
-from tests.simulated_profiles import made_profile
+from tests.profiles import made_profile
 
 NAMES = ("board-0", "board-1")
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from decnn_tvm.runtime.exposure import (
     check_exposure,
     reached_from,
 )
-from decnn_tvm.runtime.fair_lock import forked
 from decnn_tvm.runtime.fleet import Fleet
+from decnn_tvm.runtime.own_process import OwnProcess
 from decnn_tvm.runtime.policy import Policy, check_seconds
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.runtime.session import Session
@@ -66,7 +65,7 @@ class Cluster:
         self._workers, self._host, self._timeout = list(workers), host, timeout
         self._credentials, self._insecure = credentials, insecure
         self._sessions: list[Session] = []
-        self._process = os.getpid()
+        self._process = OwnProcess()
 
     @staticmethod
     def connect(
@@ -286,7 +285,7 @@ class Cluster:
 
     def close(self) -> None:
         """Close all sessions and connections; nothing in a process that was forked."""
-        if os.getpid() != self._process:
+        if self._process.forked:
             return
         while self._sessions:
             self._sessions.pop().close()
@@ -301,8 +300,7 @@ class Cluster:
 
     def _make_room(self) -> None:
         """Forget closed sessions and close failed ones; refuse where one is at work."""
-        if os.getpid() != self._process:
-            raise ClusterError(forked(self._process))
+        self._process.check()
         for session in list(self._sessions):
             if not session.usable:
                 session.close()

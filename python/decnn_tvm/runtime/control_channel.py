@@ -11,7 +11,6 @@ error of the other end is text, never an exception class of its choice.
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
 import ssl
@@ -26,6 +25,7 @@ from rpyc.core.channel import Channel
 from rpyc.core.stream import ClosedFile, SocketStream
 
 from decnn_tvm.errors import ClusterError
+from decnn_tvm.runtime.own_process import OwnProcess
 
 MAX_PACKET = 4 << 20
 """Bytes of a packet: a piece of an upload, or a status with its timeline."""
@@ -62,7 +62,7 @@ class BoundedStream(SocketStream):  # type: ignore[misc]
         super().__init__(sock)
         sock.setblocking(False)
         self._limit, self._turn = limit, threading.Lock()
-        self._process = os.getpid()
+        self._process = OwnProcess()
 
     def poll(self, timeout: Any) -> bool:
         """Wait for data; TLS may hold some that the system's own poll no longer sees."""
@@ -101,7 +101,7 @@ class BoundedStream(SocketStream):  # type: ignore[misc]
         sock, self.sock = self.sock, ClosedFile
         if sock is not ClosedFile:
             with contextlib.suppress(OSError):
-                if os.getpid() == self._process:
+                if not self._process.forked:
                     # SSLSocket's own would let another thread read on without TLS.
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
             sock.close()

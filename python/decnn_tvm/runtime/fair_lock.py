@@ -3,18 +3,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
-from decnn_tvm.errors import ClusterError
-
-
-def forked(process: int) -> str:
-    """Return the sentence for who uses in a fork what `process` has made."""
-    return (
-        f"the cluster belongs to process {process}, of which this one is a fork. Make a cluster in "
-        "the process that uses it."
-    )
+from decnn_tvm.runtime.own_process import OwnProcess
 
 
 class FairLock:
@@ -31,16 +22,15 @@ class FairLock:
         self._door, self._lock = threading.Lock(), threading.RLock()
         self._owner: int | None = None
         self._depth = 0
-        self._process = os.getpid()
+        self._process = OwnProcess()
 
     @property
     def foreign(self) -> bool:
         """Whether this process is a fork of the one that made the lock."""
-        return os.getpid() != self._process
+        return self._process.forked
 
     def __enter__(self) -> None:
-        if self.foreign:
-            raise ClusterError(forked(self._process))
+        self._process.check()
         # A thread may enter again from a finaliser, while another one holds the door.
         if self._owner == threading.get_ident():
             self._lock.acquire()

@@ -21,6 +21,7 @@ from decnn_tvm.errors import ClusterError, ClusterTimeout
 from decnn_tvm.runtime.cluster import TIMEOUT, Cluster
 from decnn_tvm.runtime.credentials import Credentials, cluster_folders
 from decnn_tvm.runtime.machine import cores
+from decnn_tvm.runtime.own_process import OwnProcess
 from decnn_tvm.runtime.remote_worker import RemoteWorker
 
 HOST = "127.0.0.1"
@@ -83,7 +84,7 @@ class LocalCluster(Cluster):
         self._end = weakref.finalize(
             self,
             _end,
-            os.getpid(),
+            self._process,
             self._processes,
             self._workers,
             self._folder,
@@ -228,7 +229,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def _end(
-    owner: int,
+    owner: OwnProcess,
     processes: Sequence[subprocess.Popen[bytes]],
     workers: Sequence[RemoteWorker],
     folder: Path,
@@ -238,7 +239,7 @@ def _end(
 
     Only the process `owner` does so: a fork of it ends without ending what they share.
     """
-    if os.getpid() != owner:
+    if owner.forked:
         return
     for worker in workers:
         worker.disconnect()
