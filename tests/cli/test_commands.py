@@ -17,6 +17,7 @@ from PIL import Image
 
 from decnn_tvm.cli.run import default_workers
 from decnn_tvm.package import Package
+from decnn_tvm.testing import zoo
 from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
 
 TIMEOUT = 60
@@ -33,9 +34,11 @@ def test_help_shows_an_example(command: Command, name: str) -> None:
     assert f"example:\n  decnn {name}" in done.out
 
 
-def test_tune_then_compile(command: Command, folder: Path, tmp_path: Path) -> None:
-    records = tmp_path / "records"
-    done = command("tune", folder / "grouped.onnx", "--records", records, "--trials", 1)
+def test_tune_then_compile(command: Command, tmp_path: Path) -> None:
+    records, dense, model = (tmp_path / name for name in ("records", "dense.onnx", "model.onnx"))
+    onnx.save(zoo.small("resnet18", image_size=32, blocks=(1,)), dense)
+    assert command("decouple", dense, "-o", model, "--groups", 2).status == 0
+    done = command("tune", model, "--records", records, "--trials", 1)
     assert done.status == 0, done.err
     assert "layers tuned for" in done.out and "1 of" in done.out
     count = int(done.out.split(" layers tuned for")[0].split()[-1])
@@ -43,11 +46,11 @@ def test_tune_then_compile(command: Command, folder: Path, tmp_path: Path) -> No
     assert len(lines) == count, "without a terminal, a line for each layer"
     assert f": layer 1 of {count}, trial 1 of 1, best " in lines[0]
     assert f"decnn compile --records {records}" in done.out
-    again = command("tune", folder / "grouped.onnx", "--records", records, "--trials", 1, "--json")
+    again = command("tune", model, "--records", records, "--trials", 1, "--json")
     report = json.loads(again.out)
     assert {task["new"] for task in report["tasks"]} == {0}
     out = tmp_path / "tuned.pkg"
-    done = command("compile", folder / "grouped.onnx", "-o", out, "--records", records)
+    done = command("compile", model, "-o", out, "--records", records)
     assert done.status == 0, done.err
     assert Package(out).plan.groups == 2
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from decnn_tvm.errors import InputError
-from decnn_tvm.runtime.heartbeat import Pulse, Watch
+from decnn_tvm.runtime.heartbeat import SEEN, Pulse, Watch
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.wire import ERROR, HEARTBEAT, Header, Message, WireError, decode
 from decnn_tvm.transfers import HOST
@@ -213,3 +213,29 @@ def test_who_is_silent_for_long_gets_no_more_heartbeats() -> None:
 def test_a_policy_that_cannot_work_is_refused(wrong) -> None:
     with pytest.raises(InputError, match="expected"):
         Policy(**wrong)
+
+
+def test_how_long_large_messages_take_is_learnt_from_the_first() -> None:
+    """A slow link gets the patience of the policy until its messages have shown what they need."""
+    clock = Clock()
+    host = Watch(Policy(slowest_link=32e6), clock=clock)
+    host.begin(header(HOST), [0, 1], {0: 1_000_000, 1: 1_000_000})
+    large = Message(header(0), (memoryview(bytes(600_000)),))
+
+    def allowed() -> float:
+        start = clock.now
+        while 0 not in host.silent():
+            advance(clock, (host,), 0.1)
+        return clock.now - start
+
+    # Two megabytes take half a second at 32 Mb/s.
+    assert host.admit(message(0)) and allowed() == pytest.approx(1.5, abs=0.11)
+    for _ in range(SEEN):
+        assert host.admit(large)
+        advance(clock, (host,), 0.3)
+    assert host.admit(large) and allowed() == pytest.approx(1.5, abs=0.11)
+    host.begin(header(HOST, epoch=1), [0, 1], {0: 1_000_000, 1: 1_000_000})
+    for _ in range(300):
+        advance(clock, (host,), 0.1)
+        assert host.admit(Message(header(0, epoch=1), large.payload))
+    assert allowed() == pytest.approx(0.4, abs=0.11)

@@ -85,11 +85,22 @@ def test_a_share_is_tried_by_results_or_time(scene: Scene) -> None:
     roster.begin(((0, 1, 2), (3,)))
     roster.results = SETTLED - 1
     assert (roster.untried(0), roster.untried(1), roster.untried(2)) == (3, 1, 0)
-    roster.results = SETTLED
-    assert roster.untried(0) == 0
-    roster.begin(((0, 1, 2), (3,)))
     scene.now += SOON + 1
     assert roster.untried(0) == 0
+    scene.now -= SOON + 1
+    roster.results = SETTLED
+    assert roster.untried(0) == 0
+
+
+def test_a_share_that_was_borne_before_is_not_tried_again(scene: Scene) -> None:
+    """A worker that is killed soon after it came back gets again what it has always had."""
+    roster = scene.roster
+    roster.begin(((0, 1), (2, 3)))
+    roster.results = SETTLED
+    roster.begin(((0, 1, 2), (3,)))
+    assert (roster.untried(0), roster.untried(1)) == (3, 0)
+    roster.begin(((0, 1), (2, 3)))
+    assert (roster.untried(0), roster.untried(1)) == (0, 0)
 
 
 def deployed(cluster: LocalCluster, hand_net) -> Session:

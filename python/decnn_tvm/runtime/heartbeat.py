@@ -10,7 +10,8 @@ How long a peer may be silent follows what was seen of it: `PATIENCE` times the 
 last seconds, at least as many beats, and at most `Policy.silence`, with which everybody begins. On
 a quiet machine a loss is so seen in 0.4 s, and a busy one keeps its full second. A peer is heard
 when a whole message is there, and on a slow link that takes: so long as the largest messages of a
-moment take at `Policy.slowest_link`, everybody may be silent besides.
+moment take at `Policy.slowest_link`, everybody may be silent besides, until some have shown how
+long they take indeed: then `PATIENCE` times that.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ PATIENCE = 4
 MEMORY = 5.0
 """Seconds in which a pause that was seen fades to a third."""
 
+SEEN = 4
+"""Large messages of a peer in one epoch that show how long such a message is under way."""
 LONGEST_TRANSIT = 10.0
 """Seconds that a message may be under way, at most, before its sender counts as silent."""
 
@@ -100,7 +103,10 @@ class _Epoch:
     heard: dict[int, float]
     received: dict[int, int] = field(default_factory=dict)
     pulses: dict[int, Pulse] = field(default_factory=dict)
+    sizes: Mapping[int, int] = field(default_factory=dict)
     transit: Mapping[int, float] = field(default_factory=dict)
+    large: dict[int, int] = field(default_factory=dict)
+    longest: dict[int, float] = field(default_factory=dict)
     grace: float = 0.0
 
 
@@ -148,8 +154,9 @@ class Watch:
         sizes : mapping of int to int, optional
             Bytes of the largest message from each of them.
         """
-        heard = dict.fromkeys(peers, self.clock())
-        self._epoch = _Epoch(header, heard, transit=self._transit(len(heard), sizes or {}))
+        heard, sizes = dict.fromkeys(peers, self.clock()), sizes or {}
+        transit = self._transit(len(heard), sizes)
+        self._epoch = _Epoch(header, heard, sizes=sizes, transit=transit)
 
     def restart_counts(self) -> None:
         """Count the messages that are sent from 0; called by the thread that sends."""
@@ -212,13 +219,14 @@ class Watch:
             logger.debug("dropped a message of %d, who is no peer", header.source)
             return False
         current = header.epoch == epoch.header.epoch
-        self._hear(epoch, header.source)
+        pause = self._hear(epoch, header.source)
         if header.movement == HEARTBEAT:
             if current:
                 self._take_pulse(epoch, message)
             return False
         if current:
             epoch.received[header.source] = epoch.received.get(header.source, 0) + 1
+            self._see_transit(epoch, message, pause)
         # Of a later epoch nothing is sent before everybody has begun it.
         return header.epoch <= epoch.header.epoch
 
@@ -254,16 +262,30 @@ class Watch:
         epoch = self._epoch
         return 0.0 if epoch is None else self._now - epoch.heard.get(rank, self._now)
 
-    def _hear(self, epoch: _Epoch, rank: int) -> None:
+    def _hear(self, epoch: _Epoch, rank: int) -> float:
+        """Note that a peer is heard; return for how many seconds it was not."""
         pause = self._now - epoch.heard[rank]
         before = self._pauses.get(rank, self.policy.silence / PATIENCE)
         self._pauses[rank] = max(pause, before * math.exp(-pause / MEMORY))
         epoch.heard[rank] = self._now
+        return pause
+
+    def _see_transit(self, epoch: _Epoch, message: Message, pause: float) -> None:
+        """Note how long a large message kept its sender from being heard, beyond a beat."""
+        rank = message.header.source
+        if 2 * message.nbytes < epoch.sizes.get(rank, 0):
+            return
+        epoch.longest[rank] = max(pause - self.policy.beat, epoch.longest.get(rank, 0.0))
+        epoch.large[rank] = epoch.large.get(rank, 0) + 1
 
     def _allowed(self, rank: int) -> float:
         """Return for how many seconds a peer may be silent now."""
         pause = self._pauses.get(rank, self.policy.silence)
-        transit = 0.0 if self._epoch is None else self._epoch.transit.get(rank, 0.0)
+        transit, epoch = 0.0, self._epoch
+        if epoch is not None:
+            transit = epoch.transit.get(rank, 0.0)
+            if epoch.large.get(rank, 0) >= SEEN:
+                transit = min(transit, PATIENCE * epoch.longest[rank])
         return min(self.policy.silence, PATIENCE * max(pause, self.policy.beat)) + transit
 
     def _transit(self, peers: int, sizes: Mapping[int, int]) -> dict[int, float]:

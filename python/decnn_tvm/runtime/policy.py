@@ -30,7 +30,8 @@ class Policy:
         messages have come steadily is given up earlier, see `decnn_tvm.runtime.heartbeat`.
     slowest_link : float
         Bits per second of the slowest link. A device is given up later by what its largest
-        messages take there, since it can't be heard while one of them is under way.
+        messages take there, since it can't be heard while one of them is under way; once some have
+        come, by what they take indeed.
     orphan : float
         Seconds without the coordinator after which a worker ends its session.
     takeover : bool

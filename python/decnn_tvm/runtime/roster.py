@@ -80,6 +80,7 @@ class Roster:
         self.results, self._begun, self._clock = 0, clock(), clock
         self._refused: dict[int, _Limit] = {}
         self._suspected: dict[int, _Limit] = {}
+        self._borne: dict[int, int] = {}
         self._package, self._groups = package, package.plan.groups
         self._neighbours = package.plan.strategy == "rows"
         self._need = {k: share_bytes(package.plan, k) for k in range(self._groups + 1)}
@@ -102,14 +103,17 @@ class Roster:
 
     def begin(self, assignment: Sequence[Indices]) -> None:
         """Note that an epoch has begun."""
+        if self._proved():
+            for rank, groups in enumerate(self.assignment):
+                self._borne[rank] = max(len(groups), self._borne.get(rank, 0))
         self.assignment = tuple(assignment)
         self.changed = self.fixed = False
         self.results, self._begun = 0, self._clock()
 
     def untried(self, rank: int) -> int:
         """Return how many groups a worker has had for so short that they may be too many."""
-        tried = self.results >= SETTLED or self._clock() - self._begun > SOON
-        return 0 if tried else len(self.owned(rank))
+        groups = len(self.owned(rank))
+        return 0 if self._proved() or groups <= self._borne.get(rank, 0) else groups
 
     def refuse(self, rank: int, groups: int) -> None:
         """Note that a worker, and who comes back in its place, has no memory for so many groups."""
@@ -161,6 +165,10 @@ class Roster:
         if after is None:
             raise self._shortage(self.members(wary=False), names)
         return tuple(after.get(rank, ()) for rank in range(len(names)))
+
+    def _proved(self) -> bool:
+        """Tell whether the shares of this epoch have proved to fit."""
+        return self.results >= SETTLED or self._clock() - self._begun > SOON
 
     def _dealt(self, newcomer: tuple[int, Mate] | None = None) -> dict[int, Indices] | None:
         """Return the groups by rank, or None where the workers can't hold them."""
