@@ -36,7 +36,7 @@ def test_help_shows_an_example(command: Command, name: str) -> None:
 
 def test_tune_then_compile(command: Command, tmp_path: Path) -> None:
     records, dense, model = (tmp_path / name for name in ("records", "dense.onnx", "model.onnx"))
-    onnx.save(zoo.small("resnet18", image_size=32, blocks=(1,)), dense)
+    onnx.save(zoo.small("resnet18", image_size=32, blocks=(1, 1)), dense)
     assert command("decouple", dense, "-o", model, "--groups", 2).status == 0
     done = command("tune", model, "--records", records, "--trials", 1)
     assert done.status == 0, done.err
