@@ -6,8 +6,9 @@ import math
 import pytest
 
 from decnn_tvm.errors import InputError
-from decnn_tvm.runtime.heartbeat import SEEN, Pulse, Watch
+from decnn_tvm.runtime.heartbeat import Pulse, Watch
 from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.transit import SEEN
 from decnn_tvm.runtime.wire import ERROR, HEARTBEAT, Header, Message, WireError, decode
 from decnn_tvm.transfers import HOST
 

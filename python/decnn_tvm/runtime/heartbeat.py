@@ -8,10 +8,8 @@ in heartbeats, so a device that computes is not silent.
 
 How long a peer may be silent follows what was seen of it: `PATIENCE` times the longest pause of the
 last seconds, at least as many beats, and at most `Policy.silence`, with which everybody begins. On
-a quiet machine a loss is so seen in 0.4 s, and a busy one keeps its full second. A peer is heard
-when a whole message is there, and on a slow link that takes: so long as the largest messages of a
-moment take at `Policy.slowest_link`, everybody may be silent besides, until some have shown how
-long they take indeed: then `PATIENCE` times that.
+a quiet machine a loss is so seen in 0.4 s, and a busy one keeps its full second. What a large
+message takes on its way comes on top, see `decnn_tvm.runtime.transit`.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from decnn_tvm.runtime.policy import Policy
+from decnn_tvm.runtime.transit import PATIENCE, Transit, transits
 from decnn_tvm.runtime.wire import (
     HEARTBEAT,
     Buffer,
@@ -36,15 +35,8 @@ from decnn_tvm.runtime.wire import (
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 4
-"""Times the longest pause between two messages that a peer may be silent."""
 MEMORY = 5.0
 """Seconds in which a pause that was seen fades to a third."""
-
-SEEN = 4
-"""Large messages of a peer in one epoch that show how long such a message is under way."""
-LONGEST_TRANSIT = 10.0
-"""Seconds that a message may be under way, at most, before its sender counts as silent."""
 
 _LAYOUT = struct.Struct("<QQdHH")
 _RANK = struct.Struct("<i")
@@ -103,10 +95,7 @@ class _Epoch:
     heard: dict[int, float]
     received: dict[int, int] = field(default_factory=dict)
     pulses: dict[int, Pulse] = field(default_factory=dict)
-    sizes: Mapping[int, int] = field(default_factory=dict)
-    transit: Mapping[int, float] = field(default_factory=dict)
-    large: dict[int, int] = field(default_factory=dict)
-    longest: dict[int, float] = field(default_factory=dict)
+    transits: Mapping[int, Transit] = field(default_factory=dict)
     grace: float = 0.0
 
 
@@ -154,9 +143,9 @@ class Watch:
         sizes : mapping of int to int, optional
             Bytes of the largest message from each of them.
         """
-        heard, sizes = dict.fromkeys(peers, self.clock()), sizes or {}
-        transit = self._transit(len(heard), sizes)
-        self._epoch = _Epoch(header, heard, sizes=sizes, transit=transit)
+        heard = dict.fromkeys(peers, self.clock())
+        under_way = transits(len(heard), sizes or {}, self.policy.slowest_link)
+        self._epoch = _Epoch(header, heard, transits=under_way)
 
     def restart_counts(self) -> None:
         """Count the messages that are sent from 0; called by the thread that sends."""
@@ -226,7 +215,8 @@ class Watch:
             return False
         if current:
             epoch.received[header.source] = epoch.received.get(header.source, 0) + 1
-            self._see_transit(epoch, message, pause)
+            if (transit := epoch.transits.get(header.source)) is not None:
+                transit.see(message.nbytes, pause - self.policy.beat)
         # Of a later epoch nothing is sent before everybody has begun it.
         return header.epoch <= epoch.header.epoch
 
@@ -238,7 +228,7 @@ class Watch:
         return tuple(
             rank
             for rank, heard in list(epoch.heard.items())
-            if self._now - heard > self._allowed(rank)
+            if self._now - heard > self._allowed(epoch, rank)
         )
 
     def short(self) -> tuple[int, ...]:
@@ -270,34 +260,12 @@ class Watch:
         epoch.heard[rank] = self._now
         return pause
 
-    def _see_transit(self, epoch: _Epoch, message: Message, pause: float) -> None:
-        """Note how long a large message kept its sender from being heard, beyond a beat."""
-        rank = message.header.source
-        if 2 * message.nbytes < epoch.sizes.get(rank, 0):
-            return
-        epoch.longest[rank] = max(pause - self.policy.beat, epoch.longest.get(rank, 0.0))
-        epoch.large[rank] = epoch.large.get(rank, 0) + 1
-
-    def _allowed(self, rank: int) -> float:
+    def _allowed(self, epoch: _Epoch, rank: int) -> float:
         """Return for how many seconds a peer may be silent now."""
         pause = self._pauses.get(rank, self.policy.silence)
-        transit, epoch = 0.0, self._epoch
-        if epoch is not None:
-            transit = epoch.transit.get(rank, 0.0)
-            if epoch.large.get(rank, 0) >= SEEN:
-                transit = min(transit, PATIENCE * epoch.longest[rank])
-        return min(self.policy.silence, PATIENCE * max(pause, self.policy.beat)) + transit
-
-    def _transit(self, peers: int, sizes: Mapping[int, int]) -> dict[int, float]:
-        """Return for how many seconds the largest message of each peer may be under way.
-
-        What all send to us shares our link, and what one sends to all of us shares its own.
-        """
-        rate, together = self.policy.slowest_link / 8, sum(sizes.values())
-        return {
-            rank: min(LONGEST_TRANSIT, max(together, peers * size) / rate)
-            for rank, size in sizes.items()
-        }
+        usual = min(self.policy.silence, PATIENCE * max(pause, self.policy.beat))
+        transit = epoch.transits.get(rank)
+        return usual if transit is None else usual + transit.allowed
 
     def _take_pulse(self, epoch: _Epoch, message: Message) -> None:
         try:
