@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ class Disturbed:
         self._cluster, self._proxies = cluster, proxies
         self._session, self._streaming = session, streaming
         self._stream = session.stream(streaming.source(), in_flight=IN_FLIGHT)
-        self._mend: list[tuple[float, Callable[[], None]]] = []
+        self._mending: threading.Timer | None = None
         self._last = time.monotonic()
 
     def run(self, fault: Fault) -> Outcome:
@@ -110,16 +111,13 @@ class Disturbed:
         self.advance(fault.images)
         start, submitted = time.monotonic(), self._streaming.submitted
         self._last = start
-        self._cause(fault, start)
+        self._cause(fault)
         pause, after = 0.0, 0.0
-        while not after or self._mend or not self._whole():
+        while not after or self._lasts() or not self._whole():
             pause = max(pause, self.advance(1))
             now = self._last
             if not after and self._streaming.delivered > submitted:
                 after = now - start
-            for due, mend in [m for m in self._mend if m[0] <= now]:
-                mend()
-                self._mend.remove((due, mend))
             if now - start > RECOVERY:
                 raise SystemExit(f"{fault}: not whole again within {RECOVERY:g} s")
         # When a damaged chunk passes is not known: the longest wait holds what it has cost.
@@ -145,7 +143,16 @@ class Disturbed:
     def _whole(self) -> bool:
         return all(self._session.assignment)
 
-    def _cause(self, fault: Fault, now: float) -> None:
+    def _lasts(self) -> bool:
+        return self._mending is not None and self._mending.is_alive()
+
+    def _mend_after(self, seconds: float, mend: Callable[[], None]) -> None:
+        # A stream that stands still would never get to it: the time is another thread's.
+        self._mending = threading.Timer(seconds, mend)
+        self._mending.daemon = True
+        self._mending.start()
+
+    def _cause(self, fault: Fault) -> None:
         pid = self._cluster.process_ids[fault.rank]
         both = [
             self._proxies.links[fault.rank, fault.peer],
@@ -155,17 +162,17 @@ class Disturbed:
             os.kill(pid, signal.SIGKILL if fault.kind == "kill" else signal.SIGTERM)
         elif fault.kind == "freeze":
             os.kill(pid, signal.SIGSTOP)
-            self._mend.append((now + FROZEN, lambda: os.kill(pid, signal.SIGCONT)))
+            self._mend_after(FROZEN, lambda: os.kill(pid, signal.SIGCONT))
         elif fault.kind == "cut":
-            self._cut(both, now)
+            self._cut(both)
         elif fault.kind == "slow":
             both[0].rate = 250e3
-            self._mend.append((now + SLOW_SECONDS, lambda: setattr(both[0], "rate", 0.0)))
+            self._mend_after(SLOW_SECONDS, lambda: setattr(both[0], "rate", 0.0))
         else:
             both[0].corrupt = 1
-            self._mend.append((now + DAMAGE, lambda: None))
+            self._mend_after(DAMAGE, lambda: None)
 
-    def _cut(self, links: list[Link], now: float) -> None:
+    def _cut(self, links: list[Link]) -> None:
         for link in links:
             self._proxies.cut(link, True)
 
@@ -173,7 +180,7 @@ class Disturbed:
             for link in links:
                 self._proxies.cut(link, False)
 
-        self._mend.append((now + FROZEN, mend))
+        self._mend_after(FROZEN, mend)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

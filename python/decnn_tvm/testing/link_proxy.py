@@ -72,8 +72,8 @@ class Link:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK if not self.rate else 4096):
-                if self.rate:
-                    await asyncio.sleep(len(data) / self.rate)
+                if rate := self.rate:
+                    await asyncio.sleep(len(data) / rate)
                 if damage and self.corrupt and len(data) > self.threshold:
                     self.corrupt -= 1
                     middle = len(data) // 2
