@@ -25,7 +25,6 @@ samples. Relative paths start at the file. `decnn_tvm.quantities` says how quant
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,9 +32,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from decnn_tvm.cluster_file_text import cluster_lines, link_lines, worker_lines
 from decnn_tvm.cluster_table import Table
 from decnn_tvm.errors import InputError
-from decnn_tvm.quantities import format_rate, format_size, format_time
 from decnn_tvm.runtime.credentials import COORDINATOR, IDENTITY
 
 if sys.version_info >= (3, 11):
@@ -134,10 +133,10 @@ class ClusterFile:
             It can't be written.
         """
         path = Path(path)
-        lines = _cluster_lines(self, path.parent.resolve())
+        lines = cluster_lines(self, path.parent.resolve())
         for worker in self.workers:
-            lines += _worker_lines(worker)
-        _write(path, lines + _link_lines(self.links))
+            lines += worker_lines(worker)
+        _write(path, lines + link_lines(self.links))
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -203,7 +202,7 @@ def save_links(path: Path | str, links: Sequence[ClusterLink]) -> None:
         inside = bool(_LINK.match(line)) or (inside and not _HEADER.match(line))
         if not inside:
             kept.append(line)
-    lines = ["\n".join(kept).rstrip(), *_link_lines(links)]
+    lines = ["\n".join(kept).rstrip(), *link_lines(links)]
     after = _parsed(path, "\n".join(lines))
     if len(after.links) != len(links) or replace(after, links=before.links) != before:
         raise InputError(
@@ -279,53 +278,6 @@ def _check(top: Table, made: ClusterFile) -> None:
     ):
         if twice := [value for value in values if values.count(value) > 1]:
             raise top.wrong(f"{key} {twice[0] or 'of every pair'} twice", "expected each once")
-
-
-def _cluster_lines(made: ClusterFile, folder: Path) -> list[str]:
-    values: dict[str, Any] = {"tracker": made.tracker}
-    if made.credentials is not None:
-        path = made.credentials.resolve()
-        inside = path.is_relative_to(folder)
-        values["credentials"] = str(path.relative_to(folder) if inside else path)
-    return _table_lines("[cluster]", values)
-
-
-def _worker_lines(worker: ClusterWorker) -> list[str]:
-    values = {
-        "name": worker.name,
-        "address": worker.address,
-        "target": worker.target,
-        "memory": None if worker.memory is None else format_size(worker.memory),
-        "tuning_key": worker.tuning_key,
-    }
-    return _table_lines("[[worker]]", values)
-
-
-def _link_lines(links: Sequence[ClusterLink]) -> list[str]:
-    lines = []
-    for link in links:
-        values = {
-            "between": None if link.between is None else list(link.between),
-            "bandwidth": format_rate(link.bandwidth),
-            "latency": format_time(link.latency),
-        }
-        lines += _table_lines("[[link]]", values)
-    return lines
-
-
-def _table_lines(header: str, values: Mapping[str, Any]) -> list[str]:
-    given = {key: value for key, value in values.items() if value is not None}
-    return ["", header, *(f"{key} = {_toml(value)}" for key, value in given.items())]
-
-
-def _toml(value: Any) -> str:
-    """Return a value as TOML writes it; JSON does it alike but for tables."""
-    if isinstance(value, Mapping):
-        pairs = ", ".join(f"{json.dumps(str(k))} = {_toml(v)}" for k, v in value.items())
-        return f"{{ {pairs} }}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _write(path: Path, lines: Sequence[str]) -> None:

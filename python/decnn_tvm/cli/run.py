@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from decnn_tvm.cli.connection import add_connect, cluster_of, planned_connection
 from decnn_tvm.cli.options import (
@@ -23,32 +21,19 @@ from decnn_tvm.cli.options import (
     positive_seconds,
     positives,
 )
-from decnn_tvm.cli.tables import print_devices, print_table, shape_text
+from decnn_tvm.cli.run_outcome import Outcome, save_outputs, write_trace
 
 if TYPE_CHECKING:
     from decnn_tvm.cli.samples import Array, Sample
     from decnn_tvm.package import Package
     from decnn_tvm.runtime import Cluster, Session
     from decnn_tvm.runtime.policy import Policy
-    from decnn_tvm.runtime.statistics import DeviceStats
 
 EXAMPLE = """\
   decnn run resnet50.pkg --workers 4 --input cat.jpg dog.jpg
   decnn run resnet50.pkg --connect 127.0.0.1:7000 127.0.0.1:7001 --input x.npy --output y.npz
   decnn run resnet50.pkg --connect 192.168.0.11:7000 --keys keys/coordinator --input cat.jpg
   decnn run resnet50.pkg --cluster cluster.toml --input cat.jpg"""
-
-TOP = 3
-"""Largest values of an output that are shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The results of a run: one mapping from output names to arrays for each sample."""
-
-    outputs: list[dict[str, Array]]
-    seconds: float
-    devices: list[DeviceStats]
 
 
 def add_parser(commands: Commands, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -158,14 +143,14 @@ def execute(options: argparse.Namespace) -> None:
         with session:
             outputs, seconds = _stream(session, samples, options)
             if options.output:
-                _save(options.output, outputs)
-            outcome = Outcome(outputs, seconds, session.stats())
+                save_outputs(options.output, outputs)
+            outcome = Outcome(names, outputs, seconds, session.stats())
             if options.json:
-                print(json.dumps(_json(outcome, names), indent=2))
+                print(json.dumps(outcome.as_json(), indent=2))
             else:
-                _show(outcome, names)
+                outcome.show()
             if options.trace:
-                _write_trace(options.trace, session, outcome)
+                write_trace(options.trace, session)
 
 
 def _target(options: argparse.Namespace, package: Package) -> str | Mapping[str, str] | None:
@@ -243,61 +228,3 @@ def _stream(
         named = result if isinstance(result, dict) else {session.plan.outputs[0]: result}
         outputs.append(named)
     return outputs, time.perf_counter() - start
-
-
-def _save(path: Path, outputs: list[dict[str, Array]]) -> None:
-    import numpy as np
-
-    from decnn_tvm.errors import InputError
-
-    stacked: dict[str, Any] = {n: np.stack([o[n] for o in outputs]) for n in outputs[0]}
-    try:
-        with path.open("wb") as file:
-            np.savez(file, **stacked)
-    except OSError as error:
-        raise InputError(f"--output {path}: can't be written ({error.strerror}).") from error
-
-
-def _write_trace(path: Path, session: Session, outcome: Outcome) -> None:
-    from decnn_tvm.errors import InputError
-    from decnn_tvm.runtime.trace import KINDS, chrome_trace
-
-    names = [device.name for device in outcome.devices]
-    try:
-        path.write_text(json.dumps(chrome_trace(session.timeline(kinds=KINDS), names)))
-    except OSError as error:
-        raise InputError(f"--trace {path}: can't be written ({error.strerror}).") from error
-
-
-def _json(outcome: Outcome, names: Sequence[str]) -> dict[str, Any]:
-    samples = [
-        {
-            "source": name,
-            "outputs": {k: {"shape": list(a.shape), "top": _top(a)} for k, a in o.items()},
-        }
-        for name, o in zip(names, outcome.outputs, strict=True)
-    ]
-    return {
-        "samples": samples,
-        "seconds": outcome.seconds,
-        "samples_per_second": len(samples) / outcome.seconds,
-        "devices": [dataclasses.asdict(device) for device in outcome.devices],
-    }
-
-
-def _show(outcome: Outcome, names: Sequence[str]) -> None:
-    rows = [
-        (name, key, shape_text(a.shape), ", ".join(f"{i}: {v:.4g}" for i, v in _top(a)))
-        for name, outputs in zip(names, outcome.outputs, strict=True)
-        for key, a in outputs.items()
-    ]
-    print_table("results", ("sample", "output", "shape", "largest values"), rows, text=4)
-    print_devices(outcome.devices)
-    rate = len(outcome.outputs) / outcome.seconds
-    print(f"{len(outcome.outputs)} samples in {outcome.seconds:.2f} s: {rate:.1f} per second")
-
-
-def _top(array: Array) -> list[tuple[int, float]]:
-    """Return positions and values of the largest elements."""
-    flat = array.ravel()
-    return [(int(i), float(flat[i])) for i in flat.argsort()[::-1][:TOP]]
