@@ -19,7 +19,7 @@ from decnn_tvm import LocalCluster, Package, compile, decouple, load, save_onnx
 from decnn_tvm.keys import make_keys
 from decnn_tvm.testing import zoo
 from decnn_tvm.testing.equality import assert_logits_match, random_inputs, reference_outputs
-from decnn_tvm.testing.siege import Toll, Witness, besiege
+from decnn_tvm.testing.siege import STEADFAST, Toll, Witness, besiege
 
 WORKERS = 2
 GROWTH_MB = 32.0
@@ -67,7 +67,8 @@ def _siege(
     samples = random_inputs(plan.value(plan.inputs[0]).shape)
     keys = None if strangers is None else folder / "own"
     with LocalCluster(WORKERS, keys=keys) as cluster:
-        with cluster.deploy(package) as session, Witness(session, samples) as witness:
+        session = cluster.deploy(package, policy=STEADFAST)
+        with session, Witness(session, samples) as witness:
             assert_logits_match(witness.expected, reference_outputs(folder / "net.onnx", samples))
             counts, tolls = besiege(cluster, session, messages, seed, strangers, progress)
         yield from _report(counts, tolls, witness, "no" if keys is None else "yes")

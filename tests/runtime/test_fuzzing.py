@@ -20,7 +20,7 @@ from decnn_tvm.runtime.wire import Header, encode
 from decnn_tvm.testing import fuzzing
 from decnn_tvm.testing.attackers import listening_ports
 from decnn_tvm.testing.boards import wait_until
-from decnn_tvm.testing.siege import Witness, besiege
+from decnn_tvm.testing.siege import STEADFAST, Witness, besiege
 
 MEGABYTES = 24
 """What a worker may grow by: its C library keeps freed memory."""
@@ -53,7 +53,8 @@ def test_a_session_under_siege(hand_net, tmp_path: Path, keyed: bool) -> None:
     make_keys(tmp_path / "other")
     samples = hand_net.samples(4)
     with LocalCluster(2, timeout=30, keys=tmp_path / "own" if keyed else None) as cluster:
-        with cluster.deploy(hand_net.package) as session, Witness(session, samples) as witness:
+        session = cluster.deploy(hand_net.package, policy=STEADFAST)
+        with session, Witness(session, samples) as witness:
             for x, y in zip(samples, witness.expected, strict=True):
                 hand_net.check(x, y)
             folders = (tmp_path / "own/coordinator", tmp_path / "other/coordinator")

@@ -3,7 +3,8 @@
 
 A window closes when every working device has finished enough samples in it. The measured seconds
 per sample and channel group would give a best assignment; only where that beats the present one
-clearly in several windows on end are the groups dealt anew.
+clearly in several windows on end are the groups dealt anew. A device that has lost all its groups
+so is measured no more, and what is remembered of it fades until it gets some again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ WINDOWS = 3
 """Windows on end in which a new assignment must win."""
 GAIN = 0.25
 """Part of the slowest device's time that it must save: the groups' move costs a pause."""
+HALF_LIFE, LONGEST_HALF_LIFE = 20.0, 3600.0
+"""Seconds in which the slowness of a device without groups fades to a half."""
+SOUND = 10.0
+"""Half-lives after which a device that is slow again has been sound in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +61,42 @@ class Trend:
         return self.wins >= WINDOWS
 
 
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A device that was too slow to own any group.
+
+    Attributes
+    ----------
+    since : float
+        When it lost its groups.
+    seconds : float
+        What a sample and group took it then.
+    half_life : float
+        Seconds in which that fades to a half.
+    """
+
+    since: float
+    seconds: float
+    half_life: float = HALF_LIFE
+
+    def seconds_at(self, now: float) -> float:
+        """Return what a sample and group is taken to last by now."""
+        return float(self.seconds * 0.5 ** ((now - self.since) / self.half_life))
+
+    def again(self, now: float, seconds: float) -> Spare:
+        """Return it where it is slow once more: soon after the last time it waits twice as long."""
+        soon = now - self.since < SOUND * self.half_life
+        longer = min(LONGEST_HALF_LIFE, 2 * self.half_life)
+        return Spare(now, seconds, longer if soon else HALF_LIFE)
+
+
 def observe(
     trend: Trend,
     readings: Mapping[int, Reading],
     members: Sequence[Member],
     now: float,
     *,
+    spares: Mapping[int, float] | None = None,
     whole: bool = False,
 ) -> Trend:
     """Return the trend after another look at the devices.
@@ -76,6 +111,8 @@ def observe(
         The devices.
     now : float
         Seconds of the same clock as ``trend.since``.
+    spares : mapping of rank to float, optional
+        Seconds per sample and group of devices without groups, where that is known.
     whole : bool
         Whether a sample is one device's alone, as with replicas, whose groups are turns: then its
         time does not grow with its groups.
@@ -93,7 +130,8 @@ def observe(
         / (done[m.rank] * (1 if whole else len(m.groups)))
         for m in working
     }
-    return Trend(now, dict(readings), trend.wins + 1 if wins(seconds, members) else 0, seconds)
+    better = wins({**(spares or {}), **seconds}, members)
+    return Trend(now, dict(readings), trend.wins + 1 if better else 0, seconds)
 
 
 def wins(seconds: Mapping[int, float], members: Sequence[Member]) -> bool:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices that stay slow are noticed by their heartbeats, and get fewer channel groups."""
+"""Devices that stay slow are noticed by their heartbeats, and get fewer channel groups.
+
+One that is left without any gets some again when its slowness has faded, see
+`decnn_tvm.runtime.pace`: nothing else would tell that it is fast once more.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ import time
 from collections.abc import Mapping
 
 from decnn_tvm.runtime.heartbeat import Pulse
-from decnn_tvm.runtime.pace import Reading, Trend, observe
+from decnn_tvm.runtime.membership import choose_counts
+from decnn_tvm.runtime.pace import WINDOW_SECONDS, Reading, Spare, Trend, observe
 from decnn_tvm.runtime.roster import Roster
 
 
@@ -28,25 +33,52 @@ class Relief:
         self._roster, self._whole = roster, strategy == "replicas"
         # The stages of a pipeline differ, so that their times say nothing of the devices.
         self.on = on and strategy != "pipeline"
+        self._spares: dict[int, Spare] = {}
+        self._idle: set[int] = set()
         self.begin(time.monotonic())
 
     def begin(self, now: float) -> None:
         """Begin anew, in another epoch."""
-        self._trend, self._reason = Trend(now), ""
+        self._trend, self._reason, self._due = Trend(now), "", now + WINDOW_SECONDS
+        roster = self._roster
+        idle = {rank for rank in roster.mates if not roster.owned(rank) and rank in roster.seconds}
+        for rank in idle - self._idle:
+            seconds, before = roster.seconds[rank], self._spares.get(rank)
+            self._spares[rank] = before.again(now, seconds) if before else Spare(now, seconds)
+        self._idle = idle
 
     def look(self, pulses: Mapping[int, Pulse], now: float) -> str:
-        """Return which devices stay slow, until the next epoch; empty where none does."""
+        """Return who stays slow, or is to be tried again, until the next epoch; or nothing."""
+        if not self._reason and self.on and not self._roster.changed:
+            self._reason = self._slow(pulses, now) or self._faded(now)
+            self._roster.changed = bool(self._reason)
+        return self._reason
+
+    def _slow(self, pulses: Mapping[int, Pulse], now: float) -> str:
         roster = self._roster
-        if self._reason or not self.on or roster.changed:
-            return self._reason
         readings = {
             rank: Reading(pulse.samples, pulse.seconds)
             for rank, pulse in pulses.items()
             if rank in roster.mates
         }
-        self._trend = observe(self._trend, readings, roster.members(), now, whole=self._whole)
-        if self._trend.settled:
-            roster.seconds, roster.changed = dict(self._trend.seconds), True
-            times = ", ".join(f"worker {r} {1e3 * s:.2f}" for r, s in roster.seconds.items())
-            self._reason = f"a device stays slow (ms per sample and group: {times})"
-        return self._reason
+        spares, members = {rank: roster.seconds[rank] for rank in self._idle}, roster.members()
+        self._trend = observe(self._trend, readings, members, now, spares=spares, whole=self._whole)
+        if not self._trend.settled:
+            return ""
+        roster.seconds = {**spares, **self._trend.seconds}
+        times = ", ".join(f"worker {r} {1e3 * s:.2f}" for r, s in self._trend.seconds.items())
+        return f"a device stays slow (ms per sample and group: {times})"
+
+    def _faded(self, now: float) -> str:
+        if not self._idle or now < self._due:
+            return ""
+        self._due = now + WINDOW_SECONDS
+        seconds = self._roster.seconds
+        usual = min((s for rank, s in seconds.items() if rank not in self._idle), default=0.0)
+        for rank in self._idle:
+            seconds[rank] = max(usual, self._spares[rank].seconds_at(now))
+        members = self._roster.members()
+        counts = choose_counts(members, sum(len(m.groups) for m in members)) or ()
+        back = [m.rank for m, k in zip(members, counts, strict=False) if k and m.rank in self._idle]
+        names = ", ".join(f"worker {rank}" for rank in back)
+        return f"{names}: slow some time ago, tried again" if back else ""

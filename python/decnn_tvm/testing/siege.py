@@ -17,6 +17,7 @@ import psutil
 
 from decnn_tvm.errors import ClusterError
 from decnn_tvm.runtime.local_cluster import LocalCluster
+from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.session import Session
 from decnn_tvm.runtime.tensors import Array
 from decnn_tvm.testing.attackers import Attack, listening_ports
@@ -24,6 +25,9 @@ from decnn_tvm.testing.repertoire import attacks_with_keys, attacks_without_keys
 
 WARM_UP = 0.1
 """Share of the messages after which memory is measured first: what caches take is there then."""
+STEADFAST = Policy(beat=2.0, silence=10.0, takeover=False, rebalance=False)
+"""Every worker keeps its groups, so that results are equal to the bit however busy the machine is;
+the loss of one ends the session."""
 SETTLE = 30.0
 """Seconds that a worker has to drop the last connections."""
 
@@ -41,7 +45,10 @@ class Toll:
 
 
 class Witness:
-    """Computes samples all the time and compares each result with the expected one, to the bit."""
+    """Computes samples all the time and compares each result with the expected one, to the bit.
+
+    Groups that change hands change the order of sums: deploy with `STEADFAST`.
+    """
 
     def __init__(self, session: Session, samples: Sequence[Array]) -> None:
         self._session, self._samples = session, samples
