@@ -26,8 +26,9 @@ FROZEN = 2.5
 SLOW_SECONDS = 1.5
 DAMAGE = 0.5
 """Seconds in which a damaged frame shows."""
-RECOVERY = 60.0
-"""Seconds after which a stream that is not whole again has failed."""
+RECOVERY = 180.0
+"""Seconds after which a stream that is not whole again has failed: on a busy machine a worker may
+look slow, and is then without groups for a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

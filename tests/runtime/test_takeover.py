@@ -192,6 +192,23 @@ def test_a_worker_that_was_frozen_is_taken_in_again(hand_net) -> None:
             assert cluster.process_ids[2] == pid
 
 
+def test_a_worker_that_is_frozen_when_it_is_to_take_over_comes_back_to_its_groups(hand_net) -> None:
+    """That its call is given up does not mean that its share has ended it."""
+    with LocalCluster(4, timeout=30) as cluster:
+        with cluster.deploy(hand_net.package) as session:
+            frozen = cluster.process_ids[1]
+
+            def fault() -> None:
+                os.kill(frozen, signal.SIGSTOP)
+                kill(cluster, 3)
+
+            stream_with(session, hand_net, fault)
+            assert not session.assignment[1]
+            os.kill(frozen, signal.SIGCONT)
+            until(session, hand_net, lambda: all(session.assignment))
+            assert cluster.process_ids[1] == frozen
+
+
 def test_a_new_worker_is_taken_in_and_one_too_many_is_a_spare(hand_net) -> None:
     with LocalCluster(3, timeout=30) as others, LocalCluster(2, timeout=30) as cluster:
         with cluster.deploy(hand_net.package, policy=STAY_AWAY) as session:

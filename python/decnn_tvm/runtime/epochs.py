@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from decnn_tvm.errors import ClusterTimeout
 from decnn_tvm.package import Package
 from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.calls import call_all
@@ -142,14 +143,21 @@ class Epochs:
     def _call(
         self, mates: Mapping[int, Mate], action: Callable[[int, threading.Event], None]
     ) -> Failures:
+        hung_up: dict[int, Exception] = {}
+
         def look(ranks: Sequence[int]) -> None:
             """End the calls to workers that have died or fallen silent."""
             silent = self.watch.silent() if self.formed else ()
             for rank in ranks:
-                if rank in silent or self._home.cause(rank):
-                    mates[rank].worker.disconnect()
+                worker = mates[rank].worker
+                if self._home.cause(rank):
+                    worker.disconnect()
+                elif rank in silent:
+                    hung_up[rank] = ClusterTimeout(f"{worker.name} is silent")
+                    worker.disconnect()
 
-        return call_all(list(mates), action, look, all_or_none=not self.formed).errors
+        errors = call_all(list(mates), action, look, all_or_none=not self.formed).errors
+        return {rank: hung_up.get(rank, error) for rank, error in errors.items()}
 
     def _header(self) -> Header:
         return Header(

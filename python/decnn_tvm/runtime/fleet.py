@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from decnn_tvm.errors import ClusterError, MemoryShortage, PackageError
+from decnn_tvm.errors import ClusterError, ClusterTimeout, MemoryShortage, PackageError
 from decnn_tvm.package import Package
 from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.calls import LOOK
@@ -291,7 +291,9 @@ class Fleet:
             self._roster.mates[rank].refused = count
             self._roster.refuse(rank, count)
         else:
-            if count and self._home.cause(rank):
+            # Where we have hung up on a silent one, that it is gone says nothing of its share.
+            silent = isinstance(error, ClusterTimeout)
+            if count and not silent and self._home.cause(rank):
                 self._roster.suspect(rank, count)
             self._lose(rank, f"did not take part in epoch {self._epochs.number}: {error}")
 
