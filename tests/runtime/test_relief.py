@@ -82,6 +82,18 @@ def test_who_stays_slow_is_tried_ever_more_rarely(scene: Scene) -> None:
     assert 3 <= sum(tries) <= 8 and max(tries) <= 1
 
 
+def test_who_is_lost_meanwhile_waits_no_longer(scene: Scene) -> None:
+    spare = scene.relief._spares[0]
+    scene.roster.strike(0, "is silent")
+    scene.roster.begin(scene.roster.decide(NAMES))
+    scene.relief.begin(scene.now)
+    scene.work(5.0)
+    scene.roster.take_in(0, mate())
+    scene.roster.begin(scene.roster.decide(NAMES))
+    scene.relief.begin(scene.now)
+    assert scene.counts == [0, 4] and scene.relief._spares[0] == spare
+
+
 def test_what_is_remembered_fades_slower_where_it_comes_again() -> None:
     spare = Spare(100.0, 8.0)
     assert spare.seconds_at(100.0) == 8.0

@@ -41,11 +41,14 @@ class Relief:
         """Begin anew, in another epoch."""
         self._trend, self._reason, self._due = Trend(now), "", now + WINDOW_SECONDS
         roster = self._roster
-        idle = {rank for rank in roster.mates if not roster.owned(rank) and rank in roster.seconds}
-        for rank in idle - self._idle:
-            seconds, before = roster.seconds[rank], self._spares.get(rank)
-            self._spares[rank] = before.again(now, seconds) if before else Spare(now, seconds)
-        self._idle = idle
+        # Who is lost meanwhile is neither: its slowness fades on.
+        for rank in roster.mates:
+            if roster.owned(rank):
+                self._idle.discard(rank)
+            elif rank in roster.seconds and rank not in self._idle:
+                seconds, before = roster.seconds[rank], self._spares.get(rank)
+                self._spares[rank] = before.again(now, seconds) if before else Spare(now, seconds)
+                self._idle.add(rank)
 
     def look(self, pulses: Mapping[int, Pulse], now: float) -> str:
         """Return who stays slow, or is to be tried again, until the next epoch; or nothing."""
