@@ -64,6 +64,21 @@ def test_a_share_is_remembered_for_who_comes_back(scene: Scene, way: str) -> Non
     assert scene.counts() == [2, 2]
 
 
+def test_who_falls_silent_twice_before_it_begins_has_too_much(scene: Scene) -> None:
+    roster = scene.roster
+
+    def stall() -> list[int]:
+        roster.stalled(0, 2)
+        roster.strike(0, "did not take part")
+        roster.take_in(0, mate())
+        return scene.counts()
+
+    assert stall() == [2, 2]
+    roster.begin(((0, 1), (2, 3)))  # it was in time
+    assert stall() == [2, 2]
+    assert stall() == [1, 3]
+
+
 def test_who_lives_does_not_get_what_it_refused(scene: Scene) -> None:
     scene.roster.mates[0].refused = 2
     scene.now = 2 * REMEMBERED

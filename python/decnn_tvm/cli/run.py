@@ -144,13 +144,15 @@ def execute(options: argparse.Namespace) -> None:
             outputs, seconds = _stream(session, samples, options)
             if options.output:
                 save_outputs(options.output, outputs)
-            outcome = Outcome(names, outputs, seconds, session.stats())
+            outcome = Outcome(
+                names=names, outputs=outputs, seconds=seconds, devices=session.stats()
+            )
             if options.json:
                 print(json.dumps(outcome.as_json(), indent=2))
             else:
                 outcome.show()
             if options.trace:
-                write_trace(options.trace, session)
+                write_trace(options.trace, session, outcome.devices)
 
 
 def _target(options: argparse.Namespace, package: Package) -> str | Mapping[str, str] | None:

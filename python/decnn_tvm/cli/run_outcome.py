@@ -22,7 +22,7 @@ TOP = 3
 """Largest values of an output that are shown."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The results of a run.
 
@@ -84,11 +84,11 @@ def save_outputs(path: Path, outputs: Sequence[dict[str, Array]]) -> None:
         raise InputError(f"--output {path}: can't be written ({error.strerror}).") from error
 
 
-def write_trace(path: Path, session: Session) -> None:
+def write_trace(path: Path, session: Session, devices: Sequence[DeviceStats]) -> None:
     """Write a session's timeline for Chrome's and Perfetto's viewers."""
     from decnn_tvm.runtime.trace import KINDS, chrome_trace
 
-    names = [device.name for device in session.stats()]
+    names = [device.name for device in devices]
     try:
         path.write_text(json.dumps(chrome_trace(session.timeline(kinds=KINDS), names)))
     except OSError as error:

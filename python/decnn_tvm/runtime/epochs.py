@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from decnn_tvm.errors import ClusterTimeout
+from decnn_tvm.errors import ClusterError, ClusterTimeout
 from decnn_tvm.package import Package
 from decnn_tvm.plan import Indices
 from decnn_tvm.runtime.calls import call_all
@@ -143,7 +143,7 @@ class Epochs:
     def _call(
         self, mates: Mapping[int, Mate], action: Callable[[int, threading.Event], None]
     ) -> Failures:
-        hung_up: dict[int, Exception] = {}
+        hung_up: dict[int, str] = {}
 
         def look(ranks: Sequence[int]) -> None:
             """End the calls to workers that have died or fallen silent."""
@@ -153,11 +153,16 @@ class Epochs:
                 if self._home.cause(rank):
                     worker.disconnect()
                 elif rank in silent:
-                    hung_up[rank] = ClusterTimeout(f"{worker.name} is silent")
+                    hung_up[rank] = f"{worker.name} is silent"
                     worker.disconnect()
 
         errors = call_all(list(mates), action, look, all_or_none=not self.formed).errors
-        return {rank: hung_up.get(rank, error) for rank, error in errors.items()}
+        return {
+            rank: ClusterTimeout(hung_up[rank])
+            if rank in hung_up and type(error) is ClusterError
+            else error
+            for rank, error in errors.items()
+        }
 
     def _header(self) -> Header:
         return Header(

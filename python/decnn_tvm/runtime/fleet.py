@@ -3,7 +3,8 @@
 
 What to do is decided by pure functions (`verdict`, `membership`, `pace`); this module looks at
 the workers and calls them. `look` and `form` are called by the thread that waits for a result,
-under the session's lock; only attempts to win back lost workers run beside it.
+under the session's lock; only attempts to win back lost workers run beside it. Over 300 lines,
+since the methods of one interface stay together.
 """
 
 from __future__ import annotations
@@ -291,9 +292,9 @@ class Fleet:
             self._roster.mates[rank].refused = count
             self._roster.refuse(rank, count)
         else:
-            # Where we have hung up on a silent one, that it is gone says nothing of its share.
-            silent = isinstance(error, ClusterTimeout)
-            if count and not silent and self._home.cause(rank):
+            if isinstance(error, ClusterTimeout):
+                self._roster.stalled(rank, count)
+            elif count and self._home.cause(rank):
                 self._roster.suspect(rank, count)
             self._lose(rank, f"did not take part in epoch {self._epochs.number}: {error}")
 

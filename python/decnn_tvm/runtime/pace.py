@@ -22,8 +22,6 @@ GAIN = 0.25
 """Part of the slowest device's time that it must save: the groups' move costs a pause."""
 HALF_LIFE, LONGEST_HALF_LIFE = 20.0, 3600.0
 """Seconds in which the slowness of a device without groups fades to a half."""
-SOUND = 10.0
-"""Half-lives after which a device that is slow again has been sound in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +82,8 @@ class Spare:
         return float(self.seconds * 0.5 ** ((now - self.since) / self.half_life))
 
     def again(self, now: float, seconds: float) -> Spare:
-        """Return it where it is slow once more: soon after the last time it waits twice as long."""
-        soon = now - self.since < SOUND * self.half_life
-        longer = min(LONGEST_HALF_LIFE, 2 * self.half_life)
-        return Spare(now, seconds, longer if soon else HALF_LIFE)
+        """Return it where it got groups and was slow once more: it waits twice as long."""
+        return Spare(now, seconds, min(LONGEST_HALF_LIFE, 2 * self.half_life))
 
 
 def observe(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from decnn_tvm.runtime.heartbeat import Pulse
 from decnn_tvm.runtime.membership import choose_counts
-from decnn_tvm.runtime.pace import WINDOW_SECONDS, Reading, Spare, Trend, observe
+from decnn_tvm.runtime.pace import WINDOW_SECONDS, Reading, Spare, Trend, observe, wins
 from decnn_tvm.runtime.roster import Roster
 
 
@@ -35,20 +35,21 @@ class Relief:
         self.on = on and strategy != "pipeline"
         self._spares: dict[int, Spare] = {}
         self._idle: set[int] = set()
+        self._judged: Mapping[int, float] = {}
         self.begin(time.monotonic())
 
     def begin(self, now: float) -> None:
         """Begin anew, in another epoch."""
         self._trend, self._reason, self._due = Trend(now), "", now + WINDOW_SECONDS
-        roster = self._roster
         # Who is lost meanwhile is neither: its slowness fades on.
-        for rank in roster.mates:
-            if roster.owned(rank):
+        for rank in self._roster.mates:
+            if self._roster.owned(rank):
                 self._idle.discard(rank)
-            elif rank in roster.seconds and rank not in self._idle:
-                seconds, before = roster.seconds[rank], self._spares.get(rank)
+            elif rank in self._judged and rank not in self._idle:
+                seconds, before = self._judged[rank], self._spares.get(rank)
                 self._spares[rank] = before.again(now, seconds) if before else Spare(now, seconds)
                 self._idle.add(rank)
+        self._judged = {}
 
     def look(self, pulses: Mapping[int, Pulse], now: float) -> str:
         """Return who stays slow, or is to be tried again, until the next epoch; or nothing."""
@@ -67,10 +68,13 @@ class Relief:
         spares, members = {rank: roster.seconds[rank] for rank in self._idle}, roster.members()
         self._trend = observe(self._trend, readings, members, now, spares=spares, whole=self._whole)
         if not self._trend.settled:
+            if self._trend.seconds and not self._trend.wins:
+                self._spares = {rank: self._spares[rank] for rank in self._idle}
             return ""
-        roster.seconds = {**spares, **self._trend.seconds}
-        times = ", ".join(f"worker {r} {1e3 * s:.2f}" for r, s in self._trend.seconds.items())
-        return f"a device stays slow (ms per sample and group: {times})"
+        self._judged = self._trend.seconds
+        roster.seconds = {**spares, **self._judged}
+        times = ", ".join(f"worker {r} {1e3 * s:.2f}" for r, s in sorted(roster.seconds.items()))
+        return f"speeds have changed (ms per sample and group: {times})"
 
     def _faded(self, now: float) -> str:
         if not self._idle or now < self._due:
@@ -79,9 +83,12 @@ class Relief:
         seconds = self._roster.seconds
         usual = min((s for rank, s in seconds.items() if rank not in self._idle), default=0.0)
         for rank in self._idle:
-            seconds[rank] = max(usual, self._spares[rank].seconds_at(now))
+            spare = self._spares[rank]
+            seconds[rank] = max(min(usual, spare.seconds), spare.seconds_at(now))
         members = self._roster.members()
         counts = choose_counts(members, sum(len(m.groups) for m in members)) or ()
-        back = [m.rank for m, k in zip(members, counts, strict=False) if k and m.rank in self._idle]
-        names = ", ".join(f"worker {rank}" for rank in back)
-        return f"{names}: slow some time ago, tried again" if back else ""
+        dealt = list(zip(members, counts, strict=False))
+        if any(m.groups and not k for m, k in dealt) and not wins(seconds, members):
+            return ""
+        names = ", ".join(f"worker {m.rank}" for m, k in dealt if k and m.rank in self._idle)
+        return f"{names}: slow some time ago, tried again" if names else ""

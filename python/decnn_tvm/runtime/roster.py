@@ -81,6 +81,7 @@ class Roster:
         self._refused: dict[int, _Limit] = {}
         self._suspected: dict[int, _Limit] = {}
         self._borne: dict[int, int] = {}
+        self._stalled: set[int] = set()
         self._package, self._groups = package, package.plan.groups
         self._neighbours = package.plan.strategy == "rows"
         self._need = {k: share_bytes(package.plan, k) for k in range(self._groups + 1)}
@@ -106,6 +107,7 @@ class Roster:
         if self._proved():
             for rank, groups in enumerate(self.assignment):
                 self._borne[rank] = max(len(groups), self._borne.get(rank, 0))
+        self._stalled.difference_update(self.mates)
         self.assignment = tuple(assignment)
         self.changed = self.fixed = False
         self.results, self._begun = 0, self._clock()
@@ -122,6 +124,15 @@ class Roster:
     def suspect(self, rank: int, groups: int) -> None:
         """Note that so many groups may be what ended a worker: less, where others can hold them."""
         self._limit(self._suspected, rank, groups)
+
+    def stalled(self, rank: int, groups: int) -> None:
+        """Note that a worker fell silent before it began with so many groups.
+
+        Once says nothing: a link was cut, or it was frozen. Twice on end they may be too many.
+        """
+        if groups and rank in self._stalled:
+            self.suspect(rank, groups)
+        self._stalled.add(rank)
 
     def members(self, *, wary: bool = True) -> list[Member]:
         """Return the workers as the functions of `membership` see them.

@@ -38,14 +38,14 @@ def time_stages(
     for stage, arrays in calls:
         library(stage.function, arrays)
     wall, processor = [0.0] * len(calls), [0.0] * len(calls)
-    rounds, now, used = 0, time.perf_counter(), time.process_time()
-    end = now + seconds
+    used, now = time.process_time(), time.perf_counter()
+    rounds, end = 0, now + seconds
     while rounds < ROUNDS or now < end:
         for index, (stage, arrays) in enumerate(calls):
             start, before = now, used
             library(stage.function, arrays)
-            # No moment is left out: to ask for processor time is when a quota takes effect.
-            now, used = time.perf_counter(), time.process_time()
+            # In this order: to ask for processor time is when a quota takes effect.
+            used, now = time.process_time(), time.perf_counter()
             wall[index] += now - start
             processor[index] += used - before
         rounds += 1
