@@ -74,7 +74,9 @@ def _run(mod, x):
         ("resnet18", 32, {"width": 0.25}),
         ("vgg16_bn", 32, {"width": 0.125, "hidden": 32}),
         ("mobilenet_v2", 32, {"width": 0.25, "repeats": (1, 2, 1, 1, 1, 1, 1)}),
-        ("googlenet", 32, {"width": 0.125, "blocks": (1, 1, 1)}),
+        pytest.param(
+            "googlenet", 32, {"width": 0.125, "blocks": (1, 1, 1)}, marks=pytest.mark.slow
+        ),
         ("densenet121", 32, {"blocks": (2, 2, 1, 1)}),
         ("squeezenet", 48, {"width": 0.25}),
     ],
