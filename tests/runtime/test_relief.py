@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 
 from decnn_tvm.runtime.heartbeat import Pulse
-from decnn_tvm.runtime.mate import Mate
 from decnn_tvm.runtime.pace import HALF_LIFE, LONGEST_HALF_LIFE, Spare
 from decnn_tvm.runtime.relief import Relief
 from decnn_tvm.runtime.roster import Roster
+from tests.runtime.test_roster import mate
 
 USUAL, SLOW = 0.01, 0.08
 STEP = 0.5
@@ -63,10 +63,6 @@ class Scene:
         """Begin another epoch."""
         self.roster.begin(self.roster.decide(self.names))
         self.relief.begin(self.now)
-
-
-def mate() -> Mate:
-    return Mate(worker=None, target="generic", address="127.0.0.1:1", memory=1 << 40)  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=[2, 3])

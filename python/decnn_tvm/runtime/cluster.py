@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers that a coordinator is connected to, and deployment to them."""
+"""Workers that a coordinator is connected to, and deployment to them.
+
+Over 300 lines, many of which tell users of the one public class what it takes and raises.
+"""
 
 from __future__ import annotations
 

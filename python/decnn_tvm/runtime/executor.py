@@ -2,7 +2,8 @@
 """One rank's state over all samples: what has arrived, what is ready, what to send.
 
 Pure bookkeeping over NumPy arrays: no thread, no socket, no clock. The coordinator is a rank
-without stages, so its inputs and outputs go the same way.
+without stages, so its inputs and outputs go the same way. Over 300 lines, since one
+sample's state is changed here and nowhere else.
 """
 
 from __future__ import annotations

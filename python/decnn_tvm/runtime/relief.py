@@ -35,21 +35,21 @@ class Relief:
         self.on = on and strategy != "pipeline"
         self._spares: dict[int, Spare] = {}
         self._idle: set[int] = set()
-        self._judged: Mapping[int, float] = {}
-        self.begin(time.monotonic())
+        self._trend = Trend(time.monotonic())
+        self.begin(self._trend.since)
 
     def begin(self, now: float) -> None:
         """Begin anew, in another epoch."""
+        slow = self._trend.seconds if self._trend.settled else {}
         self._trend, self._reason, self._due = Trend(now), "", now + WINDOW_SECONDS
         # Who is lost meanwhile is neither: its slowness fades on.
         for rank in self._roster.mates:
             if self._roster.owned(rank):
                 self._idle.discard(rank)
-            elif rank in self._judged and rank not in self._idle:
-                seconds, before = self._judged[rank], self._spares.get(rank)
+            elif rank in slow and rank not in self._idle:
+                seconds, before = slow[rank], self._spares.get(rank)
                 self._spares[rank] = before.again(now, seconds) if before else Spare(now, seconds)
                 self._idle.add(rank)
-        self._judged = {}
 
     def look(self, pulses: Mapping[int, Pulse], now: float) -> str:
         """Return who stays slow, or is to be tried again, until the next epoch; or nothing."""
@@ -71,8 +71,7 @@ class Relief:
             if self._trend.seconds and not self._trend.wins:
                 self._spares = {rank: self._spares[rank] for rank in self._idle}
             return ""
-        self._judged = self._trend.seconds
-        roster.seconds = {**spares, **self._judged}
+        roster.seconds = {**spares, **self._trend.seconds}
         times = ", ".join(f"worker {r} {1e3 * s:.2f}" for r, s in sorted(roster.seconds.items()))
         return f"speeds have changed (ms per sample and group: {times})"
 
