@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import onnx
 import pytest
 
+from decnn_tvm.frontend import load
 from decnn_tvm.planning.planner import rank
 from decnn_tvm.planning.speeds import Speeds
 from decnn_tvm.report.charts import Curve
 from decnn_tvm.report.speedups import like_the_fastest, speedup_curves
 from decnn_tvm.simulation import Device, Link
+from decnn_tvm.testing import zoo
 from decnn_tvm.transfers import HOST
 from tests.planning.test_planner import CLOCK, cluster, small_resnet
 
@@ -89,3 +94,21 @@ def test_one_device_is_a_point() -> None:
 def _about(*points: tuple[int, float]) -> list[tuple[int, object]]:
     """Return points whose values are met but for what the first samples take."""
     return [(count, pytest.approx(times, rel=2e-3)) for count, times in points]
+
+
+def test_decoupled_versions_are_curves_of_their_own_without_a_point_of_one_device() -> None:
+    """The published structure is for up to four devices; those of G groups are for any count."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(zoo.alexnet(image_size=96, hidden=128), path)
+        network = load(path, name="alexnet")
+    curves = speedup_curves(network, cluster([CLOCK]), (2, 5), goal="latency", exact=False)
+    counts = {one.name: [count for count, _ in one.points] for one in curves if not one.limit}
+    assert counts == {
+        "replicas": [1, 2, 5],
+        "layer pipeline": [1, 2, 5],
+        "row strips": [1, 2, 5],
+        "exact channel split": [1, 2, 5],
+        "decoupled, alexnet": [2],
+        "decoupled, x1.5": [2, 5],
+    }

@@ -184,6 +184,7 @@ class Report:
         return _section(
             "More devices",
             "Each alternative on more devices like the fastest one here, against one such device. "
+            "Decoupled versions are networks of their own, each for some numbers of devices. "
             "A dashed line is a limit that no curve of that alternative can pass: computing alone, "
             "with messages that take no time, or the busiest network port alone, which may be the "
             "coordinator's.",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from decnn_tvm.network import Network
@@ -41,12 +42,15 @@ def speedup_curves(
 ) -> list[Curve]:
     """Return a curve for each alternative, and the limits of the one that wins on most devices.
 
+    Curves are relative to the network on one device, so those of the network itself begin at 1
+    there. A decoupled version is another network, so its curve begins with the first count it is
+    for. Versions that differ only in the number of groups, which grows with the devices, share one.
     The compute limit is what it would give if messages took no time: the work of the whole network
     on one device by that of the busiest of n. The link limit is what the busiest port lets through,
     the coordinator's among them.
     """
     points: dict[str, list[tuple[int, float]]] = {}
-    estimates: dict[int, dict[str, Estimate]] = {}
+    estimates: dict[str, dict[int, Estimate]] = {}
     single = 0.0
     alone: Estimate | None = None
     for step, count in enumerate(counts):
@@ -60,45 +64,43 @@ def speedup_curves(
             found = entry.estimate
             # Fewer devices than there are would repeat the point before.
             if found is not None and len(found.ranks) == count:
-                points.setdefault(_family(entry.name), []).append(
+                family = _family(entry.name)
+                points.setdefault(family, _start(found)).append(
                     (count, score(found, goal) / single)
                 )
-                estimates.setdefault(count, {})[_family(entry.name)] = found
+                estimates.setdefault(family, {})[count] = found
     assert alone is not None
     points.pop("one device", None)
-    points = {name: [(1, 1.0), *found] for name, found in points.items()}
     if not points:
         return [Curve("one device", [(1, 1.0)])]
-    winner = max(points, key=lambda name: points[name][-1][1])
+    winner = max(points, key=lambda name: points[name][-1])
     curves = [Curve(name, found) for name, found in points.items()]
-    return curves + _limits(winner, estimates, alone, single, goal)
+    return curves + _limits(winner, estimates[winner], alone, single, goal)
 
 
 def _family(name: str) -> str:
-    """Return the name without the number of groups, which grows with the devices."""
-    return "decoupled" if name.startswith("decoupled") else name
+    """Return the name without the number of groups."""
+    return re.sub(r"G=\d+ ", "", name)
+
+
+def _start(estimate: Estimate) -> list[tuple[int, float]]:
+    return [(1, 1.0)] if estimate.alternative.trained else []
 
 
 def _limits(
-    winner: str,
-    estimates: dict[int, dict[str, Estimate]],
-    alone: Estimate,
-    single: float,
-    goal: Goal,
+    winner: str, estimates: dict[int, Estimate], alone: Estimate, single: float, goal: Goal
 ) -> list[Curve]:
-    compute, link = [], []
+    compute: list[tuple[int, float]] = []
+    link: list[tuple[int, float]] = []
     for count, found in estimates.items():
-        if winner not in found:
-            continue
-        one = found[winner]
-        if busiest := max(one.compute_seconds):
-            compute.append((count, max(alone.compute_seconds) / busiest))
-        port = one.busiest_port[1].busy_seconds
+        if busiest := max(found.compute_seconds):
+            start = _start(found) if not compute else []
+            compute += [*start, (count, max(alone.compute_seconds) / busiest)]
+        port = found.busiest_port[1].busy_seconds
         if goal == "throughput" and port:
             link.append((count, 1 / port / single))
-    limits = {"compute": [(1, 1.0), *compute] if compute else [], "link": link}
     return [
         Curve(f"{name} limit of {winner}", points, limit=True)
-        for name, points in limits.items()
+        for name, points in {"compute": compute, "link": link}.items()
         if points
     ]
