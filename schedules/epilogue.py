@@ -18,13 +18,30 @@ MAX_VECTOR = 64
 def split_blocks(
     sch: s_tir.Schedule, name: str
 ) -> tuple[list[SBlockRV], SBlockRV, list[SBlockRV]] | None:
-    """Return the blocks before, of and after the block called `name`; None if there is none."""
+    """Return the blocks before, of and after the block called `name`; None if there is none.
+
+    Before are those that it needs. What stands before it and only the epilogue reads, such as a
+    residual that came as int8, belongs to the epilogue.
+    """
     blocks = sch.get_child_blocks(sch.get_sblock("root"))
     names = [sch.get(block).name_hint for block in blocks]
     if name not in names:
         return None
     index = names.index(name)
-    return blocks[:index], blocks[index], blocks[index + 1 :]
+    needed, others = [], []
+    read = _sources(sch.get(blocks[index]).reads)
+    for block in reversed(blocks[:index]):
+        statement = sch.get(block)
+        if read.isdisjoint(_sources(statement.writes)):
+            others.append(block)
+        else:
+            needed.append(block)
+            read |= _sources(statement.reads)
+    return needed[::-1], blocks[index], [*others[::-1], *blocks[index + 1 :]]
+
+
+def _sources(regions: Sequence[tirx.BufferRegion]) -> set[tirx.Buffer]:
+    return {region.source for region in regions}
 
 
 def inline_all(sch: s_tir.Schedule, blocks: list[SBlockRV]) -> list[SBlockRV]:

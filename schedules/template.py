@@ -17,8 +17,9 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
-from tvm.s_tir.schedule import SBlockRV
+from tvm.s_tir.schedule import SBlockRV, ScheduleError
 
+from decnn_tvm.errors import CompileError
 from decnn_tvm.schedules.epilogue import split_blocks
 
 Choice = TypeVar("Choice")
@@ -38,7 +39,26 @@ class Template(ScheduleRule, Generic[Choice]):  # type: ignore[misc]
     def apply(
         self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
-        """Return the analytic schedule or all of the space; None for other functions."""
+        """Return the analytic schedule or all of the space; None for other functions.
+
+        Raises
+        ------
+        CompileError
+            The template doesn't go with the function, which is a mistake of ours.
+        """
+        try:
+            return self._apply(func, target, tunable)
+        except ScheduleError as error:
+            shapes = [tuple(int(extent) for extent in param.shape) for param in func.params]
+            raise CompileError(
+                f"the schedule of {self.block!r} does not fit a layer with operands and result "
+                f"{shapes}; expected it to fit every one: please report it with the model. "
+                "Another strategy or wire may do meanwhile"
+            ) from error
+
+    def _apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         sch = s_tir.Schedule(func)
         parts = split_blocks(sch, self.block)
         if parts is None:

@@ -129,6 +129,38 @@ def test_convolution_with_epilogue(case: Case) -> None:
     check(case)
 
 
+@pytest.mark.parametrize("winograd", [False, True], ids=["direct", "winograd"])
+@pytest.mark.parametrize("groups", [1, 32], ids=["all", "depthwise"])
+def test_a_residual_that_is_read_from_a_wire(groups: int, winograd: bool) -> None:
+    """Its cast and its scale come before the convolution, which does not read them."""
+    data, kernel = random_array(1, 32, 16, 16, seed=1), random_array(32, 32 // groups, 3, 3, seed=2)
+    scale, bias = (random_array(1, 32, 1, 1, seed=seed) for seed in (3, 4))
+    whole = (100 * random_array(1, 32, 16, 16, seed=5)).clip(-127, 127).astype("int8")
+
+    def body(builder: Any, x: Any, r: Any, w: Any, s: Any, b: Any) -> Any:
+        r = builder.emit(relax.op.astype(r, "float32"))
+        r = builder.emit(relax.op.multiply(r, s))
+        y = builder.emit(relax.op.nn.conv2d(x, w, padding=(1, 1), groups=groups))
+        y = builder.emit(relax.op.add(y, b))
+        return relax.op.nn.relu(builder.emit(relax.op.add(r, y)))
+
+    block = preferred_block(32)
+    attrs = {"decnn.input_blocks": [block, block], "decnn.output_blocks": [block]}
+    mod = stage_module([data, whole], [kernel, scale, bias], body, attrs=attrs)
+    blocked = [to_blocks(value, block) for value in (data, whole)]
+    result = run_stage(mod, blocked, [kernel, scale, bias], winograd=winograd)
+    expected = torch.nn.functional.conv2d(
+        torch.from_numpy(data).double(),
+        torch.from_numpy(kernel).double(),
+        torch.from_numpy(bias.ravel()).double(),
+        padding=1,
+        groups=groups,
+    )
+    expected = torch.relu(expected + torch.from_numpy(whole.astype(float) * scale))
+    reference = to_blocks(expected.numpy(), block)
+    assert np.abs(result - reference).max() <= 1e-5 * np.abs(reference).max()
+
+
 # Processors whose code every x86-64 machine with AVX2 runs.
 NARROW = [{"kind": "llvm", "mcpu": "x86-64-v2"}, {"kind": "llvm", "mcpu": "haswell"}]
 
