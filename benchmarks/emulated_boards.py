@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -32,6 +33,8 @@ INSIDE = "DECNN_BENCHMARK_GROUP"
 BURST, QUEUE = 128 << 10, "200ms"
 PERIOD = 10_000
 """Microseconds of a CPU quota's period: short beside a stage."""
+LEAST_QUOTA = 1_000
+"""The least microseconds of a period that Linux takes as a quota; less needs a longer period."""
 START = 30.0
 NETWORK = "10.77.0"
 TOOLS = ("ip", "tc", "unshare")
@@ -244,12 +247,13 @@ def _limit_memory(group: Path, limit: int) -> None:
 
 
 def _set_quota(group: Path, cores: float) -> None:
-    quota = round(cores * PERIOD)
+    period = max(PERIOD, math.ceil(LEAST_QUOTA / cores))
+    quota = round(cores * period)
     if group.parent == _V1:
-        (group / "cpu.cfs_period_us").write_text(str(PERIOD))
+        (group / "cpu.cfs_period_us").write_text(str(period))
         (group / "cpu.cfs_quota_us").write_text(str(quota))
     else:
-        (group / "cpu.max").write_text(f"{quota} {PERIOD}")
+        (group / "cpu.max").write_text(f"{quota} {period}")
 
 
 def _group(rank: int) -> Path:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from decnn_tvm.runtime.statistics import DeviceStats
 
 MEGA = 1e6
-PIPE_WIDTH = 160
-"""Columns where standard output is no terminal and its width is unknown."""
+PIPE_WIDTH = 400
+"""Columns where standard output is no terminal: enough to keep every row on a line of its own."""
 
 
 def console() -> Console:
