@@ -53,6 +53,7 @@ bench-boards: $(VENV)/bench.stamp ## compare on emulated boards; needs root; hou
 	$(BOARDS) --boards 4 --strategies decoupled --delays 2
 	$(BOARDS) --boards 4 --strategies decoupled --wires int8 --tiles 2 4
 	$(BOARDS) --boards 4 --networks resnet50-x1.5 resnet34-x1.75 vgg16_bn-x1.75
+	$(BOARDS) --boards 4 --networks resnet34-x1.75-winograd vgg16_bn-x1.75-winograd --strategies decoupled
 	$(BOARDS) --boards 8 --settings b --strategies decoupled
 
 lint: $(VENV)/test.stamp ## check style and types alone

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from decnn_tvm.plan import Strategy
@@ -33,11 +33,16 @@ SETTINGS = {"a": Setting(cores=0.25, rate=1e9), "b": Setting(cores=0.125, rate=1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoupling:
-    """How a dense network is decoupled: by a preset where the preset is for that G."""
+    """How a dense network is decoupled: by a preset where the preset is for that G.
+
+    With `winograd` its wide 3x3 convolutions are computed by Winograd's method, as those of dense
+    networks are by default.
+    """
 
     model: str
     preset: str
     width: float | None
+    winograd: bool | None = None
 
 
 NETWORKS = {
@@ -47,7 +52,11 @@ NETWORKS = {
     "resnet34-x1.5": Decoupling(model="resnet34", preset="resnet34-x1.5", width=1.5),
     "vgg16_bn-x1.75": Decoupling(model="vgg16_bn", preset="vgg16_bn", width=None),
 }
-"""Decoupled networks by name."""
+"""Decoupled networks by name; those of 3x3 convolutions are there with Winograd's method too."""
+NETWORKS |= {
+    f"{name}-winograd": replace(NETWORKS[name], winograd=True)
+    for name in ("resnet34-x1.75", "vgg16_bn-x1.75")
+}
 PRESET_GROUPS = 4
 
 

@@ -118,4 +118,5 @@ def _compile(path: Path, contestant: Contestant) -> None:
         image_mean=IMAGENET_MEAN,
         image_std=IMAGENET_STD,
         row_tiles=contestant.tiles,
+        winograd=NETWORKS[contestant.network].winograd if contestant.groups else None,
     )
