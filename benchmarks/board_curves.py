@@ -51,6 +51,7 @@ def _draw(rows: Sequence[Row], setting: str, path: Path) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
         axes.set_xlabel(f"boards of {SETTINGS[setting]}")
-        axes.set_ylabel(f"{name} of the faster of ONNX Runtime and ncnn")
+        axes.set_ylabel(name)
     axes.legend(fontsize="x-small")
+    figure.suptitle("against the faster of ONNX Runtime and ncnn on one board", fontsize="medium")
     figure.savefig(path)

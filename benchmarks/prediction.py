@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             own = sys.argv[1:] if arguments is None else arguments
             sys.exit(run_isolated("benchmarks.prediction", own))
         return
-    rows, uneven = [], []
+    rows: list[dict[str, Any]] = []
+    uneven: list[dict[str, Any]] = []
     with EmulatedBoards(BOARDS, SETTINGS[0].quota) as boards:
         for setting in (SETTINGS[index] for index in options.settings):
             for rank in range(BOARDS):

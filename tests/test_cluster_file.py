@@ -22,6 +22,7 @@ WHOLE = """\
 [cluster]
 credentials = "keys"
 tracker = "192.168.1.2:9190"
+coordinator_bandwidth = "2.5 Gb/s"
 
 [[worker]]
 name = "pi-1"
@@ -71,6 +72,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         credentials=tmp_path / "keys",
         tracker="192.168.1.2:9190",
         links=(own, every),
+        coordinator_bandwidth=2.5e9,
     )
     assert cluster.addresses == ("192.168.1.11:9100", "192.168.1.12:9100")
     assert cluster.targets == ("rpi4", table)

@@ -6,6 +6,7 @@
     [cluster]
     credentials = "keys"             # folder that `decnn keys` made; absent: loopback only
     tracker = "127.0.0.1:9190"       # for tuning; optional
+    coordinator_bandwidth = "1 Gb/s" # of its port, where links are slower; `decnn profile` measures
 
     [[worker]]                       # one for each, by rank
     name = "pi-1"
@@ -104,12 +105,15 @@ class ClusterFile:
         ``host:port`` of an RPC tracker.
     links
         What is known of the network.
+    coordinator_bandwidth
+        Bits per second of the coordinator's port, where it is faster than its links.
     """
 
     workers: tuple[ClusterWorker, ...]
     credentials: Path | None = None
     tracker: str | None = None
     links: tuple[ClusterLink, ...] = ()
+    coordinator_bandwidth: float | None = None
 
     @staticmethod
     def read(path: Path | str) -> ClusterFile:
@@ -240,6 +244,7 @@ def _parsed(path: Path, text: str) -> ClusterFile:
         credentials=None if credentials is None else path.parent / credentials,
         tracker=head.address("tracker", None),
         links=links,
+        coordinator_bandwidth=head.rate("coordinator_bandwidth", None),
     )
     head.end()
     _check(top, made)

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 def cluster_lines(made: ClusterFile, folder: Path) -> list[str]:
     """Return the head of the file; paths inside `folder` are relative to it."""
-    values: dict[str, Any] = {"tracker": made.tracker}
+    port = made.coordinator_bandwidth
+    values: dict[str, Any] = {
+        "tracker": made.tracker,
+        "coordinator_bandwidth": None if port is None else format_rate(port),
+    }
     if made.credentials is not None:
         path = made.credentials.resolve()
         inside = path.is_relative_to(folder)

@@ -116,9 +116,9 @@ class Table:
         """Take bytes, written as `parse_size` reads them."""
         return self._quantity(key, parse_size, default)
 
-    def rate(self, key: str) -> float:
+    def rate(self, key: str, default: D = _REQUIRED) -> float | D:
         """Take bits per second, written as `parse_rate` reads them."""
-        return self._quantity(key, parse_rate, _REQUIRED)
+        return self._quantity(key, parse_rate, default)
 
     def time(self, key: str) -> float:
         """Take seconds, written as `parse_time` reads them."""

@@ -67,6 +67,31 @@ def test_one_sample_on_two_devices_takes_what_a_hand_reckons(two: Plan) -> None:
     assert outcome.host_sent_bytes == 2 * INPUT
 
 
+def test_a_coordinator_with_a_faster_port_serves_links_at_a_time(two: Plan) -> None:
+    link = Link(bytes_per_second=100 * MBPS, latency_seconds=100e-6)
+    host = Device(name="coordinator", port_bytes_per_second=1000 * MBPS)
+    first, second = 5e-3, 7e-3
+    m, e, o = (size / link.bytes_per_second for size in (INPUT, EXCHANGED, OUTPUT))
+    wire = link.latency_seconds
+    # The second copy of the image leaves after a tenth of the time that the first is on its link.
+    done = [wire + m + first, m / 10 + wire + m + first]
+    ends = [done[1] + wire + e + second, max(done[1], done[0] + wire + e) + second]
+    # Both results come in side by side.
+    expected = max(ends) + wire + o
+    machines = Machines(devices=(Device(name="device"),) * 2, link=link, host=host)
+    outcome = simulate(
+        two,
+        assign_groups(two, 2),
+        machines,
+        lambda _, function: {"stage0": first, "stage1": second}[function],
+        samples=1,
+        window=1,
+    )
+    assert outcome.finished[0] == pytest.approx(expected, rel=1e-12)
+    assert outcome.host_port.sending_seconds == pytest.approx(2 * m / 10)
+    assert outcome.ports[0].sending_seconds == pytest.approx(e + o)
+
+
 def test_computing_bounds_the_rate(two: Plan) -> None:
     link = Link(bytes_per_second=1e12)
     outcome = play(two, (3e-3, 2e-3), link, window=4, samples=40)

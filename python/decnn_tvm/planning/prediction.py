@@ -70,7 +70,11 @@ def profiled_machines(profile: Profile) -> Machines:
             memory_bytes=process_bytes(worker),
             seconds_per_message=worker.seconds_per_message,
             seconds_per_byte=worker.seconds_per_byte,
+            port_bytes_per_second=port,
         )
-        for worker in (profile.coordinator, *profile.workers)
+        for worker, port in (
+            (profile.coordinator, profile.coordinator_port),
+            *((worker, None) for worker in profile.workers),
+        )
     )
     return Machines(devices=tuple(devices), link=slowest_link(profile), host=host, links=links)

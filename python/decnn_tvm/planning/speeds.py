@@ -133,7 +133,7 @@ def cluster_speeds(
     machines = Machines(
         devices=tuple(devices),
         link=_usual_link(cluster, profile),
-        host=_coordinator(profile),
+        host=_coordinator(cluster, profile),
         links=_links(cluster, profile),
     )
     estimated = () if profile is None else _not_measured(profile)
@@ -173,12 +173,20 @@ def target_clock(target: CpuTarget) -> float:
     return clock * (1 + MANY_CORES * (cores - 1))
 
 
-def _coordinator(profile: Profile | None) -> Device:
+def _coordinator(cluster: ClusterFile, profile: Profile | None) -> Device:
+    stated = cluster.coordinator_bandwidth
+    port = None if stated is None else stated / 8
     message, content = MESSAGE_CYCLES / OTHER_CLOCK, BYTE_CYCLES / OTHER_CLOCK
     if profile is not None:
         message = profile.coordinator.seconds_per_message
         content = profile.coordinator.seconds_per_byte
-    return Device(name=COORDINATOR, seconds_per_message=message, seconds_per_byte=content)
+        port = profile.coordinator_port or port
+    return Device(
+        name=COORDINATOR,
+        seconds_per_message=message,
+        seconds_per_byte=content,
+        port_bytes_per_second=port,
+    )
 
 
 def _usual_link(cluster: ClusterFile, profile: Profile | None) -> Link:

@@ -2,7 +2,8 @@
 """Measure a package on workers: stages on ready data, links, and what messages cost.
 
 Links are timed first, one after the other and before anything is deployed, by
-`decnn_tvm.doctor.link_checks.LinkProber`; then stages, on all workers at once, as they run; then
+`decnn_tvm.doctor.link_checks.LinkProber`, and those of the coordinator once more at the same time,
+which tells what its port lets through; then stages, on all workers at once, as they run; then
 samples tell what messages cost (`decnn_tvm.profiling.message_costs`). A link alone on two idle
 machines takes, from an empty message to an empty message, its own time and that of the processors
 at both ends; the processors' clocks tell the last part. Where processors are held back (a quota), a
@@ -11,9 +12,11 @@ second of theirs takes longer; how much longer shows in the stages.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from decnn_tvm.doctor.link_checks import LinkProber, measured_links
@@ -83,7 +86,7 @@ def measure_profile(
         The package does not fit the workers.
     """
     names = [f"worker-{rank}" for rank in range(len(cluster.workers))] if names is None else names
-    speeds = _measure_links(cluster)
+    speeds, port = _measure_links(cluster), _measure_port(cluster)
     fleet = cluster.enlist(package, shares=shares, target=target, policy=UNMOVED)
     try:
         fleet.form([], 0)
@@ -102,6 +105,7 @@ def measure_profile(
         workers=workers,
         coordinator=_coordinator(*_message_costs(speeds, HOST)),
         links=tuple(_links(speeds, called)),
+        coordinator_port=port,
     )
 
 
@@ -121,6 +125,29 @@ def _measure_links(cluster: Cluster) -> Speeds:
             if len(workers) <= ALL_PAIRS or not far:
                 found[one, other] = prober.measure(source, target)
     return found
+
+
+def _measure_port(cluster: Cluster) -> float:
+    """Return the bytes per second that this machine sends to several workers at a time."""
+    with contextlib.ExitStack() as ends:
+        # Each has an end of its own here, since an end hears one worker at a time.
+        probers = [
+            ends.enter_context(
+                LinkProber(
+                    {rank: worker},
+                    host=cluster.host,
+                    encrypt=cluster.encrypted,
+                    route=cluster.route,
+                )
+            )
+            for rank, worker in enumerate(cluster.workers[:ALL_PAIRS])
+        ]
+        for prober in probers:
+            if prober.refused:
+                raise ClusterError("; ".join(prober.refused.values()))
+        pool = ends.enter_context(ThreadPoolExecutor(len(probers)))
+        speeds = pool.map(lambda prober: prober.measure(*prober.pairs()[0]), probers)
+        return sum((speed.bandwidth for speed in speeds), 0.0) / 8
 
 
 def _time_stages(fleet: Fleet, seconds: float) -> Mapping[int, list[dict[str, Any]]]:

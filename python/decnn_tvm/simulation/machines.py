@@ -4,7 +4,9 @@
 Every device has one port, which sends one message after another and, at the same time, receives
 one after another. A message of n bytes takes ``n / bandwidth`` of the sender's port, is under way
 for `Link.latency_seconds`, and takes ``n / bandwidth`` of the receiver's port; the two overlap, so
-that alone on a link it takes ``latency + n / bandwidth``. Before and after that it takes time of
+that alone on a link it takes ``latency + n / bandwidth``. A port that is faster than its links, as
+that of a coordinator on Gigabit beside boards on Fast Ethernet, is busy for less: it serves several
+links at a time, as a switch that stores messages lets it. Before and after that it takes time of
 the processors (checksum, copies, the system's network code, encryption), which stages lose. So does
 a part of a value that stays where it is, and is copied.
 """
@@ -36,20 +38,28 @@ class Device:
         What its worker process may take, with what it takes idle.
     seconds_per_message, seconds_per_byte : float
         Processor time that a message takes at either end.
+    port_bytes_per_second : float, optional
+        Of its port, where that is faster than the links.
     """
 
     name: str
     memory_bytes: int | None = None
     seconds_per_message: float = 0.0
     seconds_per_byte: float = 0.0
+    port_bytes_per_second: float | None = None
 
     def __post_init__(self) -> None:
         _check(self.name, "seconds_per_message", self.seconds_per_message)
         _check(self.name, "seconds_per_byte", self.seconds_per_byte)
+        _check(self.name, "port_bytes_per_second", self.port_bytes_per_second or 0.0)
 
     def message_seconds(self, size: int) -> float:
         """Return the processor time that a message of `size` bytes takes."""
         return self.seconds_per_message + self.seconds_per_byte * size
+
+    def port_seconds(self, size: int, link: Link) -> float:
+        """Return how long its port is busy with a message of `size` bytes."""
+        return size / max(link.bytes_per_second, self.port_bytes_per_second or 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from decnn_tvm.runtime.statistics import EventKind
 from decnn_tvm.simulation.events import Events
-from decnn_tvm.simulation.machines import Device, Machines
+from decnn_tvm.simulation.machines import Device, Link, Machines
 from decnn_tvm.simulation.port_load import PortLoad
 from decnn_tvm.simulation.ports import Message, OutPort
 
@@ -96,7 +96,7 @@ class Network:
     ) -> None:
         self._events, self._machines, self._nodes = events, machines, nodes
         self._deliver, self._note = deliver, note
-        self._links: dict[tuple[int, int], tuple[float, float]] = {}
+        self._links: dict[tuple[int, int], Link] = {}
 
     def send(self, message: Message) -> None:
         """Have the processor, then the port, deal with a message."""
@@ -127,22 +127,24 @@ class Network:
             self._transmit(node)
 
     def _put_on_wire(self, node: Node, message: Message) -> None:
-        seconds_per_byte, latency = self._link(message)
-        now, seconds = self._events.now, message.size * seconds_per_byte
+        link = self._link(message)
+        now, seconds = self._events.now, node.device.port_seconds(message.size, link)
         node.sending_seconds += seconds
         node.out_free = now + seconds
         self._note(message.source, "send", message.sample, message.movement, now, node.out_free)
-        self._events.at(now + latency, self._begin_to_arrive, message)
+        self._events.at(now + link.latency_seconds, self._begin_to_arrive, message)
 
     def _begin_to_arrive(self, message: Message) -> None:
         node = self._nodes[message.target]
-        start = max(self._events.now, node.in_free)
-        seconds = message.size * self._link(message)[0]
+        link, now = self._link(message), self._events.now
+        start, seconds = max(now, node.in_free), node.device.port_seconds(message.size, link)
         node.received_bytes += message.size
         node.receiving_seconds += seconds
         node.in_free = start + seconds
-        self._note(message.target, "receive", message.sample, message.movement, start, node.in_free)
-        self._events.at(node.in_free, self._take_in, message)
+        # A fast port is free for others while the rest of the message is on its way.
+        end = max(node.in_free, now + message.size / link.bytes_per_second)
+        self._note(message.target, "receive", message.sample, message.movement, start, end)
+        self._events.at(end, self._take_in, message)
 
     def _take_in(self, message: Message) -> None:
         done = self._nodes[message.target].occupy(self._events.now, message.size)
@@ -151,11 +153,9 @@ class Network:
         else:
             self._deliver(message)
 
-    def _link(self, message: Message) -> tuple[float, float]:
-        """Return seconds per byte, and the latency."""
+    def _link(self, message: Message) -> Link:
         ends = (message.source, message.target)
         found = self._links.get(ends)
         if found is None:
-            link = self._machines.link_of(*ends)
-            found = self._links[ends] = (1.0 / link.bytes_per_second, link.latency_seconds)
+            found = self._links[ends] = self._machines.link_of(*ends)
         return found
