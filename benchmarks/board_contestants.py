@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from decnn_tvm.plan import Strategy
@@ -49,14 +49,16 @@ NETWORKS = {
     "resnet50-x1.75": Decoupling(model="resnet50", preset="resnet50-x1.75", width=1.75),
     "resnet50-x1.5": Decoupling(model="resnet50", preset="resnet50-x1.5", width=1.5),
     "resnet34-x1.75": Decoupling(model="resnet34", preset="resnet34-x1.75", width=1.75),
+    "resnet34-x1.75-winograd": Decoupling(
+        model="resnet34", preset="resnet34-x1.75", width=1.75, winograd=True
+    ),
     "resnet34-x1.5": Decoupling(model="resnet34", preset="resnet34-x1.5", width=1.5),
     "vgg16_bn-x1.75": Decoupling(model="vgg16_bn", preset="vgg16_bn", width=None),
+    "vgg16_bn-x1.75-winograd": Decoupling(
+        model="vgg16_bn", preset="vgg16_bn", width=None, winograd=True
+    ),
 }
-"""Decoupled networks by name; those of 3x3 convolutions are there with Winograd's method too."""
-NETWORKS |= {
-    f"{name}-winograd": replace(NETWORKS[name], winograd=True)
-    for name in ("resnet34-x1.75", "vgg16_bn-x1.75")
-}
+"""Decoupled networks by name."""
 PRESET_GROUPS = 4
 
 

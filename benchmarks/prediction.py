@@ -76,14 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             boards.limit(setting.rate)
             for name, packages in made.items():
                 rows += _rows(boards, name, setting, packages)
-                if options.json is not None:
-                    # Kept even where a later measurement fails.
-                    write(TITLE, rows + uneven, _summary(rows, uneven), options.json)
+                _keep(rows, uneven, options.json)
             boards.slow_down(BOARDS - 1, setting.quota / 2)
-            uneven += [
-                _uneven_row(boards, name, setting, packages) for name, packages in made.items()
-            ]
+            for name, packages in made.items():
+                uneven.append(_uneven_row(boards, name, setting, packages))
+                _keep(rows, uneven, options.json)
     report(TITLE, rows + uneven, _summary(rows, uneven), options.json)
+
+
+def _keep(rows: list[dict[str, Any]], uneven: list[dict[str, Any]], path: Path | None) -> None:
+    """Write what was measured so far, so that a later failure loses none of it."""
+    if path is not None:
+        write(TITLE, rows + uneven, _summary(rows, uneven), path)
 
 
 @contextmanager

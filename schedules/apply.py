@@ -15,6 +15,7 @@ from decnn_tvm.schedules import (
     winograd_convolution,
 )
 from decnn_tvm.schedules.leftovers import Leftovers
+from decnn_tvm.schedules.template import operand_shapes
 
 _TEMPLATES = (
     direct_convolution.DirectConvolution(),
@@ -66,7 +67,7 @@ def _check_scheduled(mod: tvm.IRModule) -> None:
             if is_layer(func) or any(word in var.name_hint for word in _UNSCHEDULED):
                 raise CompileError(
                     f"no schedule for the layer {var.name_hint!r} (operands and result "
-                    f"{_shapes(func)}); expected a 2-D float32 convolution in NCHW or a "
+                    f"{operand_shapes(func)}); expected a 2-D float32 convolution in NCHW or a "
                     "dense layer"
                 )
 
@@ -80,12 +81,8 @@ def _check_pooling(mod: tvm.IRModule) -> None:
             if any(sch.get(block).init is not None for block in blocks):
                 raise CompileError(
                     f"no schedule for the pooling layer {var.name_hint!r} (operands and result "
-                    f"{_shapes(func)}); expected windows and images of constant size"
+                    f"{operand_shapes(func)}); expected windows and images of constant size"
                 )
-
-
-def _shapes(func: tirx.PrimFunc) -> list[tuple[int, ...]]:
-    return [tuple(int(extent) for extent in param.shape) for param in func.params]
 
 
 def _block_names(func: tirx.PrimFunc) -> list[str]:

@@ -18,10 +18,10 @@ MAX_VECTOR = 64
 def split_blocks(
     sch: s_tir.Schedule, name: str
 ) -> tuple[list[SBlockRV], SBlockRV, list[SBlockRV]] | None:
-    """Return the blocks before, of and after the block called `name`; None if there is none.
+    """Return what the block called `name` needs, itself, and its epilogue; None if there is none.
 
-    Before are those that it needs. What stands before it and only the epilogue reads, such as a
-    residual that came as int8, belongs to the epilogue.
+    All that it does not need is the epilogue's, wherever it stands, such as the cast of a residual
+    that came as int8.
     """
     blocks = sch.get_child_blocks(sch.get_sblock("root"))
     names = [sch.get(block).name_hint for block in blocks]

@@ -19,7 +19,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.s_tir.schedule import SBlockRV, ScheduleError
 
-from decnn_tvm.errors import CompileError
+from decnn_tvm.errors import CompileError, last_line
 from decnn_tvm.schedules.epilogue import split_blocks
 
 Choice = TypeVar("Choice")
@@ -49,11 +49,10 @@ class Template(ScheduleRule, Generic[Choice]):  # type: ignore[misc]
         try:
             return self._apply(func, target, tunable)
         except ScheduleError as error:
-            shapes = [tuple(int(extent) for extent in param.shape) for param in func.params]
             raise CompileError(
                 f"the schedule of {self.block!r} does not fit a layer with operands and result "
-                f"{shapes}; expected it to fit every one: please report it with the model. "
-                "Another strategy or wire may do meanwhile"
+                f"{operand_shapes(func)} ({last_line(error)}); expected it to fit every one: "
+                "please report it with the model. Another strategy or wire may do meanwhile"
             ) from error
 
     def _apply(
@@ -105,6 +104,11 @@ def operands(sch: s_tir.Schedule, block: SBlockRV) -> list[list[int]]:
     return [
         [int(extent) for extent in source.shape] for source in sources if not source.same_as(result)
     ]
+
+
+def operand_shapes(func: tirx.PrimFunc) -> list[tuple[int, ...]]:
+    """Return the shapes of the operands and the result of a function."""
+    return [tuple(int(extent) for extent in param.shape) for param in func.params]
 
 
 def divisors(size: int, *, multiple: int = 1) -> list[int]:

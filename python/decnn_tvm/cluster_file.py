@@ -106,7 +106,8 @@ class ClusterFile:
     links
         What is known of the network.
     coordinator_bandwidth
-        Bits per second of the coordinator's port, where it is faster than its links.
+        Bits per second of the coordinator's port, where it is not as fast as its links; prevails
+        over what a profile measured.
     """
 
     workers: tuple[ClusterWorker, ...]

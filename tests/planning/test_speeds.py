@@ -66,6 +66,26 @@ def test_what_a_profile_does_not_tell_is_said() -> None:
     assert not nothing.measured and nothing.estimated == ()
 
 
+def test_the_coordinators_port() -> None:
+    """Stated, or else measured where that is more than one of its links lets through."""
+    profile = made_profile(dict.fromkeys(NAMES, CLOCK))
+    fastest = max(link.bytes_per_second for link in profile.links)
+    for stated, measured, expected in (
+        (None, None, None),
+        (None, 3 * fastest, 3 * fastest),
+        (None, 0.9 * fastest, None),
+        (4e6, None, 5e5),
+        (4e6, 3 * fastest, 5e5),
+    ):
+        cluster = dataclasses.replace(cluster_file(), coordinator_bandwidth=stated)
+        seen = dataclasses.replace(profile, coordinator_bytes_per_second=measured)
+        assert cluster_speeds(cluster, seen).machines.host.port_bytes_per_second == expected
+        if stated is None:
+            assert profiled_machines(seen).host.port_bytes_per_second == expected
+    stated_alone = dataclasses.replace(cluster_file(), coordinator_bandwidth=4e6)
+    assert cluster_speeds(stated_alone).machines.host.port_bytes_per_second == 5e5
+
+
 def test_cores_that_are_asked_for() -> None:
     one, four = (cluster_speeds(cluster_file(), cores=cores) for cores in (1, 4))
     assert four.clocks[0] > 3 * one.clocks[0]

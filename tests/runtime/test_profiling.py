@@ -48,7 +48,10 @@ def test_stages_links_and_messages_are_measured(profile: Profile) -> None:
         )
     }
     assert all(link.bytes_per_second > 1e6 for link in profile.links)
-    assert profile.coordinator_port is not None and profile.coordinator_port > 1e6
+    assert (
+        profile.coordinator_bytes_per_second is not None
+        and profile.coordinator_bytes_per_second > 1e6
+    )
 
 
 def test_a_profile_predicts(profile: Profile, hand_net) -> None:
@@ -57,7 +60,7 @@ def test_a_profile_predicts(profile: Profile, hand_net) -> None:
     assert slowest < outcome.latency_seconds < 1
     machines = profiled_machines(profile)
     assert machines.link_of(HOST, 1) == machines.links[HOST, 1]
-    assert machines.host.port_bytes_per_second == profile.coordinator_port
+    assert {device.port_bytes_per_second for device in machines.devices} == {None}
     first, second = profile.workers
     halved = dataclasses.replace(second, stages=second.stages[:1])
     lacking = dataclasses.replace(profile, workers=(first, halved))
@@ -74,14 +77,16 @@ def test_files(profile: Profile, tmp_path: Path) -> None:
     assert Profile.read(path) == profile
     data = json.loads(path.read_text())
     # Earlier versions did not measure it.
-    path.write_text(json.dumps({k: v for k, v in data.items() if k != "coordinator_port"}))
-    assert Profile.read(path) == dataclasses.replace(profile, coordinator_port=None)
+    path.write_text(
+        json.dumps({k: v for k, v in data.items() if k != "coordinator_bytes_per_second"})
+    )
+    assert Profile.read(path) == dataclasses.replace(profile, coordinator_bytes_per_second=None)
     for change, text in (
         ({"schema": 7}, "schema 7, expected 1"),
         ({"workers": 3}, "damaged"),
         ({"links": [{"between": ["a"]}]}, "damaged"),
         ({"extra": 1}, "damaged"),
-        ({"coordinator_port": "fast"}, "damaged"),
+        ({"coordinator_bytes_per_second": "fast"}, "damaged"),
     ):
         path.write_text(json.dumps({**data, **change}))
         with pytest.raises(InputError, match=text):

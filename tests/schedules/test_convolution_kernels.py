@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tvm import relax
+from tvm import relax, s_tir
 
+from decnn_tvm.errors import CompileError
 from decnn_tvm.lowering import build_stages
 from decnn_tvm.schedules.blocks import preferred_block
+from decnn_tvm.schedules.direct_convolution import DirectConvolution
 from decnn_tvm.targets import missing_features, resolve_target
 from decnn_tvm.testing.stages import random_array, run_stage, stage_module, to_blocks
 
@@ -159,6 +161,17 @@ def test_a_residual_that_is_read_from_a_wire(groups: int, winograd: bool) -> Non
     expected = torch.relu(expected + torch.from_numpy(whole.astype(float) * scale))
     reference = to_blocks(expected.numpy(), block)
     assert np.abs(result - reference).max() <= 1e-5 * np.abs(reference).max()
+
+
+def test_a_template_that_does_not_fit_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any, sch: s_tir.Schedule, *_: Any) -> None:
+        sch.compute_inline(sch.get_sblock("convolution"))
+
+    monkeypatch.setattr(DirectConvolution, "schedule", fail)
+    x, w = random_array(1, 14, 9, 9), random_array(28, 14, 3, 3)
+    mod = stage_module([x], [w], lambda _, x, w: relax.op.nn.conv2d(x, w))
+    with pytest.raises(CompileError, match=r"'convolution' does not fit.*\(1, 1, 9, 9, 14\)"):
+        build_stages(mod, resolve_target("host").target)
 
 
 # Processors whose code every x86-64 machine with AVX2 runs.

@@ -92,6 +92,18 @@ def test_a_coordinator_with_a_faster_port_serves_links_at_a_time(two: Plan) -> N
     assert outcome.ports[0].sending_seconds == pytest.approx(e + o)
 
 
+def test_a_slower_port_holds_its_links_back(two: Plan) -> None:
+    link = Link(bytes_per_second=100 * MBPS, latency_seconds=100e-6)
+    host = Device(name="coordinator", port_bytes_per_second=10 * MBPS)
+    machines = Machines(devices=(Device(name="device"),) * 2, link=link, host=host)
+    outcome = simulate(two, assign_groups(two, 2), machines, lambda *_: 1e-3, samples=1, window=1)
+    m, o = (size / link.bytes_per_second for size in (INPUT, OUTPUT))
+    # The second device, which waits for nothing but its image, keeps the port busy with its result
+    # until that of the first is there too.
+    expected = 2 * 10 * m + 2e-3 + 2 * 10 * o + 2 * link.latency_seconds
+    assert outcome.finished[0] == pytest.approx(expected, rel=1e-12)
+
+
 def test_computing_bounds_the_rate(two: Plan) -> None:
     link = Link(bytes_per_second=1e12)
     outcome = play(two, (3e-3, 2e-3), link, window=4, samples=40)

@@ -111,4 +111,7 @@ def show(profile: Profile) -> None:
         )
         for link in profile.links
     ]
+    if profile.coordinator_bytes_per_second is not None:
+        rate = format_rate(8 * profile.coordinator_bytes_per_second)
+        links.append(("coordinator - several at a time", rate, ""))
     print_table("links", ("between", "bandwidth", "latency"), links)

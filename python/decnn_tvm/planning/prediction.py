@@ -6,7 +6,7 @@ from __future__ import annotations
 from decnn_tvm.assignment import assign_groups
 from decnn_tvm.errors import InputError
 from decnn_tvm.plan import Plan
-from decnn_tvm.planning.speeds import process_bytes, simulated_link, slowest_link
+from decnn_tvm.planning.speeds import measured_port, process_bytes, simulated_link, slowest_link
 from decnn_tvm.profiling.profile import Profile, plan_sha256
 from decnn_tvm.runtime.credentials import COORDINATOR
 from decnn_tvm.simulation import Device, Machines, Outcome, simulate
@@ -73,7 +73,7 @@ def profiled_machines(profile: Profile) -> Machines:
             port_bytes_per_second=port,
         )
         for worker, port in (
-            (profile.coordinator, profile.coordinator_port),
+            (profile.coordinator, measured_port(profile)),
             *((worker, None) for worker in profile.workers),
         )
     )

@@ -180,13 +180,21 @@ def _coordinator(cluster: ClusterFile, profile: Profile | None) -> Device:
     if profile is not None:
         message = profile.coordinator.seconds_per_message
         content = profile.coordinator.seconds_per_byte
-        port = profile.coordinator_port or port
+        # What is stated prevails: a measured port is no faster than the links that it was tried on.
+        port = port or measured_port(profile)
     return Device(
         name=COORDINATOR,
         seconds_per_message=message,
         seconds_per_byte=content,
         port_bytes_per_second=port,
     )
+
+
+def measured_port(profile: Profile) -> float | None:
+    """Return the bytes per second of the coordinator's port; None if it is as fast as its links."""
+    links = [link.bytes_per_second for link in profile.links if COORDINATOR in link.between]
+    port = profile.coordinator_bytes_per_second
+    return port if port is not None and port > max(links, default=0.0) else None
 
 
 def _usual_link(cluster: ClusterFile, profile: Profile | None) -> Link:

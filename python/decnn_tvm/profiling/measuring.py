@@ -13,6 +13,7 @@ second of theirs takes longer; how much longer shows in the stages.
 from __future__ import annotations
 
 import contextlib
+import logging
 import statistics
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,12 +40,16 @@ from decnn_tvm.runtime.probe import LinkSpeed
 from decnn_tvm.simulation.message_load import BYTE_CYCLES, MESSAGE_CYCLES
 from decnn_tvm.transfers import HOST
 
+logger = logging.getLogger(__name__)
+
 SECONDS = 2.0
 """For the stages, by default, and as long again for samples."""
 SLACK = 120.0
 """Seconds that an answer may take beyond those of the measurement."""
 ALL_PAIRS = 8
 """Of more workers than these, only neighbours by rank are measured."""
+AT_A_TIME = 8
+"""Workers that the coordinator sends to at a time when its port is measured."""
 UNMOVED = Policy(takeover=False, rejoin=False, rebalance=False)
 """What is measured belongs to one assignment of groups."""
 
@@ -105,7 +110,7 @@ def measure_profile(
         workers=workers,
         coordinator=_coordinator(*_message_costs(speeds, HOST)),
         links=tuple(_links(speeds, called)),
-        coordinator_port=port,
+        coordinator_bytes_per_second=port,
     )
 
 
@@ -127,8 +132,21 @@ def _measure_links(cluster: Cluster) -> Speeds:
     return found
 
 
-def _measure_port(cluster: Cluster) -> float:
-    """Return the bytes per second that this machine sends to several workers at a time."""
+def _measure_port(cluster: Cluster) -> float | None:
+    """Return the bytes per second that this machine sends to several workers at a time.
+
+    It is the number of workers by the least that one of them gets, since those that come last have
+    the port to themselves: a port is never taken for faster than it is.
+    """
+    try:
+        speeds = _measure_at_a_time(cluster)
+    except ClusterError as error:
+        logger.warning("the coordinator's port was not measured: %s", error)
+        return None
+    return len(speeds) * min(speed.bandwidth for speed in speeds) / 8
+
+
+def _measure_at_a_time(cluster: Cluster) -> list[LinkSpeed]:
     with contextlib.ExitStack() as ends:
         # Each has an end of its own here, since an end hears one worker at a time.
         probers = [
@@ -140,14 +158,13 @@ def _measure_port(cluster: Cluster) -> float:
                     route=cluster.route,
                 )
             )
-            for rank, worker in enumerate(cluster.workers[:ALL_PAIRS])
+            for rank, worker in enumerate(cluster.workers[:AT_A_TIME])
         ]
         for prober in probers:
             if prober.refused:
                 raise ClusterError("; ".join(prober.refused.values()))
         pool = ends.enter_context(ThreadPoolExecutor(len(probers)))
-        speeds = pool.map(lambda prober: prober.measure(*prober.pairs()[0]), probers)
-        return sum((speed.bandwidth for speed in speeds), 0.0) / 8
+        return list(pool.map(lambda prober: prober.measure(*prober.pairs()[0]), probers))
 
 
 def _time_stages(fleet: Fleet, seconds: float) -> Mapping[int, list[dict[str, Any]]]:

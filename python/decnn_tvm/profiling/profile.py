@@ -111,9 +111,9 @@ class Profile:
         The machine that feeds the samples.
     links : tuple of LinkProfile
         Those that were measured.
-    coordinator_port : float, optional
-        Bytes per second that the coordinator sends to several workers at a time; None in profiles
-        of earlier versions, which did not measure it.
+    coordinator_bytes_per_second : float, optional
+        What the coordinator's port sends to several workers at a time, at least; taken for what it
+        receives too. None where it was not measured, as by earlier versions.
     """
 
     model: str
@@ -121,7 +121,7 @@ class Profile:
     workers: tuple[WorkerProfile, ...]
     coordinator: WorkerProfile
     links: tuple[LinkProfile, ...]
-    coordinator_port: float | None = None
+    coordinator_bytes_per_second: float | None = None
 
     def worker(self, name: str) -> WorkerProfile | None:
         """Return what was measured on a worker, by its name."""
@@ -186,8 +186,8 @@ def _from_json(data: dict[str, Any]) -> Profile:
             "links": tuple(_link(entry) for entry in _entry(data, "links", list)),
         }
     )
-    if data.get("coordinator_port") is not None:
-        _entry(data, "coordinator_port", int, float)
+    if data.get("coordinator_bytes_per_second") is not None:
+        _entry(data, "coordinator_bytes_per_second", int, float)
     _check_names(profile)
     return profile
 

@@ -4,11 +4,13 @@
 Every device has one port, which sends one message after another and, at the same time, receives
 one after another. A message of n bytes takes ``n / bandwidth`` of the sender's port, is under way
 for `Link.latency_seconds`, and takes ``n / bandwidth`` of the receiver's port; the two overlap, so
-that alone on a link it takes ``latency + n / bandwidth``. A port that is faster than its links, as
-that of a coordinator on Gigabit beside boards on Fast Ethernet, is busy for less: it serves several
-links at a time, as a switch that stores messages lets it. Before and after that it takes time of
+that alone on a link it takes ``latency + n / bandwidth``. Before and after that it takes time of
 the processors (checksum, copies, the system's network code, encryption), which stages lose. So does
 a part of a value that stays where it is, and is copied.
+
+A port may have a bandwidth of its own. One that is faster than its links, as that of a coordinator
+on Gigabit beside boards on Fast Ethernet, is busy for less and serves several links at a time, as a
+switch that stores messages lets it; what it has put on a link is not overtaken.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Device:
     seconds_per_message, seconds_per_byte : float
         Processor time that a message takes at either end.
     port_bytes_per_second : float, optional
-        Of its port, where that is faster than the links.
+        Of its port, in each direction; None where that is as fast as its links.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Device:
 
     def port_seconds(self, size: int, link: Link) -> float:
         """Return how long its port is busy with a message of `size` bytes."""
-        return size / max(link.bytes_per_second, self.port_bytes_per_second or 0.0)
+        return size / (self.port_bytes_per_second or link.bytes_per_second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,7 +142,8 @@ class Network:
         node.receiving_seconds += seconds
         node.in_free = start + seconds
         # A fast port is free for others while the rest of the message is on its way.
-        end = max(node.in_free, now + message.size / link.bytes_per_second)
+        sending = self._nodes[message.source].device.port_seconds(message.size, link)
+        end = max(node.in_free, now + max(sending, message.size / link.bytes_per_second))
         self._note(message.target, "receive", message.sample, message.movement, start, end)
         self._events.at(end, self._take_in, message)
 
