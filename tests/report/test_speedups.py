@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
-import onnx
 import pytest
 
 from decnn_tvm.frontend import load
@@ -95,13 +93,9 @@ def _about(*points: tuple[int, float]) -> list[tuple[int, object]]:
     return [(count, pytest.approx(times, rel=2e-3)) for count, times in points]
 
 
-def test_decoupled_versions_are_curves_of_their_own_without_a_point_of_one_device(
-    tmp_path: Path,
-) -> None:
+def test_decoupled_versions_are_curves_of_their_own_without_a_point_of_one_device() -> None:
     """The published structure is for up to four devices; those of G groups are for any count."""
-    path = tmp_path / "model.onnx"
-    onnx.save(zoo.alexnet(image_size=96, hidden=128), path)
-    network = load(path, name="alexnet")
+    network = load(zoo.alexnet(image_size=96, hidden=128), name="alexnet")
     curves = speedup_curves(network, cluster([CLOCK]), (2, 5), goal="latency", exact=False)
     counts = {one.name: [count for count, _ in one.points] for one in curves if not one.limit}
     assert counts == {

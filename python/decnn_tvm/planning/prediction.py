@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from decnn_tvm.assignment import assign_groups
 from decnn_tvm.errors import InputError
 from decnn_tvm.plan import Plan
@@ -70,11 +72,8 @@ def profiled_machines(profile: Profile) -> Machines:
             memory_bytes=process_bytes(worker),
             seconds_per_message=worker.seconds_per_message,
             seconds_per_byte=worker.seconds_per_byte,
-            port_bytes_per_second=port,
         )
-        for worker, port in (
-            (profile.coordinator, measured_port(profile)),
-            *((worker, None) for worker in profile.workers),
-        )
+        for worker in (profile.coordinator, *profile.workers)
     )
+    host = dataclasses.replace(host, port_bytes_per_second=measured_port(profile))
     return Machines(devices=tuple(devices), link=slowest_link(profile), host=host, links=links)

@@ -37,6 +37,7 @@ from decnn_tvm.runtime.cluster import Cluster
 from decnn_tvm.runtime.fleet import Fleet
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.probe import LinkSpeed
+from decnn_tvm.runtime.remote_worker import RemoteWorker
 from decnn_tvm.simulation.message_load import BYTE_CYCLES, MESSAGE_CYCLES
 from decnn_tvm.transfers import HOST
 
@@ -119,17 +120,24 @@ def _measure_links(cluster: Cluster) -> Speeds:
     workers = dict(enumerate(cluster.workers))
     ranks = {worker.name: rank for rank, worker in workers.items()} | {COORDINATOR: HOST}
     found: dict[tuple[int, int], LinkSpeed] = {}
-    with LinkProber(
-        workers, host=cluster.host, encrypt=cluster.encrypted, route=cluster.route
-    ) as prober:
-        if prober.refused:
-            raise ClusterError("; ".join(prober.refused.values()))
+    with _prober(cluster, workers) as prober:
         for source, target in prober.pairs():
             one, other = ranks[source], ranks[target]
             far = HOST not in (one, other) and abs(one - other) > 1
             if len(workers) <= ALL_PAIRS or not far:
                 found[one, other] = prober.measure(source, target)
     return found
+
+
+@contextlib.contextmanager
+def _prober(cluster: Cluster, workers: Mapping[int, RemoteWorker]) -> Iterator[LinkProber]:
+    """Open a prober, whose workers are all idle."""
+    with LinkProber(
+        workers, host=cluster.host, encrypt=cluster.encrypted, route=cluster.route
+    ) as prober:
+        if prober.refused:
+            raise ClusterError("; ".join(prober.refused.values()))
+        yield prober
 
 
 def _measure_port(cluster: Cluster) -> float | None:
@@ -150,19 +158,9 @@ def _measure_at_a_time(cluster: Cluster) -> list[LinkSpeed]:
     with contextlib.ExitStack() as ends:
         # Each has an end of its own here, since an end hears one worker at a time.
         probers = [
-            ends.enter_context(
-                LinkProber(
-                    {rank: worker},
-                    host=cluster.host,
-                    encrypt=cluster.encrypted,
-                    route=cluster.route,
-                )
-            )
+            ends.enter_context(_prober(cluster, {rank: worker}))
             for rank, worker in enumerate(cluster.workers[:AT_A_TIME])
         ]
-        for prober in probers:
-            if prober.refused:
-                raise ClusterError("; ".join(prober.refused.values()))
         pool = ends.enter_context(ThreadPoolExecutor(len(probers)))
         return list(pool.map(lambda prober: prober.measure(*prober.pairs()[0]), probers))
 

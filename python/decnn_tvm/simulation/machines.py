@@ -59,9 +59,9 @@ class Device:
         """Return the processor time that a message of `size` bytes takes."""
         return self.seconds_per_message + self.seconds_per_byte * size
 
-    def port_seconds(self, size: int, link: Link) -> float:
-        """Return how long its port is busy with a message of `size` bytes."""
-        return size / (self.port_bytes_per_second or link.bytes_per_second)
+    def port_seconds_per_byte(self, link: Link) -> float:
+        """Return how long its port is busy with a byte for a link."""
+        return 1.0 / (self.port_bytes_per_second or link.bytes_per_second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,11 @@ What a message costs a device's processors comes off its stages: one under way e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from decnn_tvm.runtime.statistics import EventKind
 from decnn_tvm.simulation.events import Events
-from decnn_tvm.simulation.machines import Device, Link, Machines
+from decnn_tvm.simulation.machines import Device, Machines
 from decnn_tvm.simulation.port_load import PortLoad
 from decnn_tvm.simulation.ports import Message, OutPort
 
@@ -69,6 +69,15 @@ class Node:
         return self._processor_free
 
 
+class _Way(NamedTuple):
+    """From one machine to another: seconds of latency, and seconds per byte on each part."""
+
+    latency: float
+    sending: float
+    passing: float
+    receiving: float
+
+
 class Network:
     """Brings messages from node to node.
 
@@ -96,7 +105,7 @@ class Network:
     ) -> None:
         self._events, self._machines, self._nodes = events, machines, nodes
         self._deliver, self._note = deliver, note
-        self._links: dict[tuple[int, int], Link] = {}
+        self._ways: dict[tuple[int, int], _Way] = {}
 
     def send(self, message: Message) -> None:
         """Have the processor, then the port, deal with a message."""
@@ -127,23 +136,22 @@ class Network:
             self._transmit(node)
 
     def _put_on_wire(self, node: Node, message: Message) -> None:
-        link = self._link(message)
-        now, seconds = self._events.now, node.device.port_seconds(message.size, link)
+        way = self._way(message)
+        now, seconds = self._events.now, message.size * way.sending
         node.sending_seconds += seconds
         node.out_free = now + seconds
         self._note(message.source, "send", message.sample, message.movement, now, node.out_free)
-        self._events.at(now + link.latency_seconds, self._begin_to_arrive, message)
+        self._events.at(now + way.latency, self._begin_to_arrive, message)
 
     def _begin_to_arrive(self, message: Message) -> None:
         node = self._nodes[message.target]
-        link, now = self._link(message), self._events.now
-        start, seconds = max(now, node.in_free), node.device.port_seconds(message.size, link)
+        way, now = self._way(message), self._events.now
+        start, seconds = max(now, node.in_free), message.size * way.receiving
         node.received_bytes += message.size
         node.receiving_seconds += seconds
         node.in_free = start + seconds
         # A fast port is free for others while the rest of the message is on its way.
-        sending = self._nodes[message.source].device.port_seconds(message.size, link)
-        end = max(node.in_free, now + max(sending, message.size / link.bytes_per_second))
+        end = max(node.in_free, now + message.size * way.passing)
         self._note(message.target, "receive", message.sample, message.movement, start, end)
         self._events.at(end, self._take_in, message)
 
@@ -154,9 +162,18 @@ class Network:
         else:
             self._deliver(message)
 
-    def _link(self, message: Message) -> Link:
+    def _way(self, message: Message) -> _Way:
         ends = (message.source, message.target)
-        found = self._links.get(ends)
+        found = self._ways.get(ends)
         if found is None:
-            found = self._links[ends] = self._machines.link_of(*ends)
+            link = self._machines.link_of(*ends)
+            sending, receiving = (
+                self._nodes[rank].device.port_seconds_per_byte(link) for rank in ends
+            )
+            found = self._ways[ends] = _Way(
+                latency=link.latency_seconds,
+                sending=sending,
+                passing=max(sending, 1.0 / link.bytes_per_second),
+                receiving=receiving,
+            )
         return found
