@@ -148,7 +148,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"what --study starts compares, of {', '.join(map(repr, STARTS))} (all)")  # fmt: skip
     add("--batch", type=int, default=128, help="(%(default)s)")
     add("--learning-rate", type=float, default=0.1, help="of fresh weights (%(default)s)")
-    add("--start-rate", type=float, default=0.02, help="of inherited weights (%(default)s)")
+    add("--start-rate", type=float, default=0.1, help="of inherited weights (%(default)s)")
     add("--weight-decay", type=float, default=5e-4, help="(%(default)s)")
     add(
         "--subset",

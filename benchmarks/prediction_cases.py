@@ -18,7 +18,12 @@ from decnn_tvm.planning.shares import proportional_shares
 from decnn_tvm.testing import zoo
 
 BOARDS = 4
-NETWORKS = {"resnet50": ("resnet50", "resnet50-x1.75"), "resnet34": ("resnet34", "resnet34-x1.75")}
+NETWORKS = {
+    "resnet50": ("resnet50", "resnet50-x1.75"),
+    "resnet34": ("resnet34", "resnet34-x1.75"),
+    "vgg16_bn": ("vgg16_bn", "vgg16_bn"),
+}
+"""Models, and how they are decoupled."""
 
 
 @dataclass(frozen=True, slots=True)

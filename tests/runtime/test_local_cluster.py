@@ -197,7 +197,9 @@ def freeze(pid: int) -> None:
     """Stop a process, and wait until its last thread has stopped."""
     os.kill(pid, signal.SIGSTOP)
     tasks = Path(f"/proc/{pid}/task")
+    deadline = time.monotonic() + 20
     while any(" T " not in (task / "stat").read_text() for task in tasks.iterdir()):
+        assert time.monotonic() < deadline
         time.sleep(0.001)
 
 

@@ -38,13 +38,24 @@ def test_what_stays_in_another_order_is_copied_as_a_whole() -> None:
 
 def test_processor_time_beyond_the_stages_is_that_of_messages() -> None:
     stages = [{"processor_seconds": 0.03}, {"processor_seconds": 0.01}]
-    load = MessageLoad(40, 4_000_000)
-    spent = Spent(processor_seconds=10 * 0.04 + 0.1, samples=10, load=load)
-    assert seconds_per_cycle(spent, stages, 1e8) == pytest.approx(0.1 / load.cycles)
+    load = MessageLoad(8000, 400_000_000)
+    spent = Spent(processor_seconds=10 * 0.04 + 5.0, samples=10, load=load)
+    assert seconds_per_cycle(spent, stages, 1e8) == pytest.approx(5.0 / load.cycles, rel=0.01)
+    assert seconds_per_cycle(spent, stages, 0.0) == pytest.approx(5.0 / load.cycles)
 
 
 def test_few_messages_are_reckoned_by_the_stages() -> None:
+    """Stages that take longer among others are no reason to take messages for dear."""
     stages = [{"processor_seconds": 0.04}]
-    spent = Spent(processor_seconds=10 * 0.04 + 0.001, samples=10, load=MessageLoad(20, 1000))
+    load = MessageLoad(20, 1_000_000)
+    for beyond in (-0.08, 0.0, 0.001, 0.039, 0.041, 0.08):
+        spent = Spent(processor_seconds=10 * 0.04 + beyond, samples=10, load=load)
+        found = seconds_per_cycle(spent, stages, 1e8)
+        assert found == pytest.approx(0.04 / 1e8, rel=0.25), beyond
+
+
+def test_nothing_is_told_of_messages_without_any() -> None:
+    stages = [{"processor_seconds": 0.04}]
+    spent = Spent(processor_seconds=0.5, samples=10, load=MessageLoad())
     assert seconds_per_cycle(spent, stages, 1e8) == pytest.approx(0.04 / 1e8)
     assert seconds_per_cycle(spent, stages, 0.0) is None

@@ -7,7 +7,9 @@ processors spent on them beyond the stages, each as long as on ready data, is wh
 
     spent - stages = k (MESSAGE_CYCLES messages + BYTE_CYCLES bytes)
 
-One number is fitted for each worker, `k`, in seconds per cycle of the cost model.
+One number is fitted for each worker, `k`, in seconds per cycle of the cost model. Stages vary by
+some percent, so few messages tell little of it; then it stays near what the stages' own cycles take
+(`seconds_per_cycle`).
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ from decnn_tvm.simulation.message_load import MessageLoad, message_loads
 from decnn_tvm.simulation.script import Scripts
 
 IN_FLIGHT = 4
-LEAST_SHARE = 0.1
-"""Of the stages' time: less than that spent on messages is within what stages vary by."""
+STAGE_SPREAD = 0.1
+"""Standard deviation of what stages take among others, in parts of what they take on ready data."""
+MESSAGE_SPREAD = 1.0
+"""That of what a cycle of messages takes, in parts of what a cycle of stages does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,10 @@ def seconds_per_cycle(
 ) -> float | None:
     """Return `k`, or None where neither messages nor the cost model tell it.
 
+    It is the most likely one, if stages and messages are off by `STAGE_SPREAD` and `MESSAGE_SPREAD`
+    and that is normally distributed: a mean of what the messages seem to take and of what a cycle
+    of the stages takes, by the squares of how well each is known.
+
     Parameters
     ----------
     spent : Spent
@@ -91,10 +99,15 @@ def seconds_per_cycle(
         What the cost model says of all of them.
     """
     own = sum(stage["processor_seconds"] for stage in stages)
-    beyond = spent.processor_seconds - spent.samples * own
-    if spent.load.count and beyond > LEAST_SHARE * spent.samples * own:
-        return beyond / spent.load.cycles
-    return own / cycles if cycles else None
+    usual = own / cycles if cycles else None
+    load = spent.load.cycles
+    if not load:
+        return usual
+    seen = max(0.0, spent.processor_seconds - spent.samples * own) / load
+    if not usual:
+        return seen or None
+    weight = (MESSAGE_SPREAD * usual * load / (STAGE_SPREAD * spent.samples * own)) ** 2
+    return (weight * seen + usual) / (weight + 1)
 
 
 def _for_a_while(sample: Sample, seconds: float, least: int) -> Iterator[Sample]:
