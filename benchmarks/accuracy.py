@@ -131,9 +131,13 @@ def _wanted(variant: str, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(pattern in variant for pattern in patterns)
 
 
-def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options of the command line."""
-    options = parser("benchmarks.accuracy", __doc__ or "")
+def read_options(
+    arguments: Sequence[str] | None,
+    module: str = "benchmarks.accuracy",
+    description: str = __doc__ or "",
+) -> argparse.Namespace:
+    """Return the options of the command line of a module that is described so."""
+    options = parser(module, description)
     add = options.add_argument
     add("--data", type=Path, required=True, metavar="FILE", help="the archive of JPEG images")
     add("--out", type=Path, required=True, metavar="FOLDER", help="where runs are kept")

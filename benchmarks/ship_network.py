@@ -38,7 +38,7 @@ LICENCE = (
 
 def main(arguments: Sequence[str] | None = None, folder: Path = FOLDER) -> None:
     """Write the network and the card."""
-    options = read_options(arguments)
+    options = read_options(arguments, "benchmarks.ship_network", __doc__ or "")
     variants = [v for v in VARIANTS if any(part in v for part in options.variants or VARIANTS)]
     if len(variants) != 1 or len(options.networks) != 1 or VARIANTS[variants[0]] is None:
         raise SystemExit(f"--variants names {variants}; expected one decoupled one of one network")
