@@ -101,9 +101,10 @@ def test_a_run_becomes_the_network_that_is_shipped(archive: Path, tmp_path: Path
     assert [getattr(again, n) for n in names] == [getattr(given, n) for n in names]
     assert (again.networks, again.seeds, again.variants) == (["resnet20"], [0], [card.structure])
     started = ["--study", "starts", "--starts", "inherited, naive", "--budgets", "2"]
+    started += ["--start-rate", "0.03"]
     ship_network.main([*arguments, "x1, stage", *started], tmp_path / "shipped")
     card = shipped_card(tmp_path / "shipped")
-    assert (card.start, card.epochs, card.recipe["learning_rate"]) == ("inherited, naive", 2, 0.02)
+    assert (card.start, card.epochs, card.recipe["learning_rate"]) == ("inherited, naive", 2, 0.03)
     again = read_options(shlex.split(card.command)[3:])
     assert (again.study, again.starts, again.budgets) == ("starts", ["inherited, naive"], [2])
     with pytest.raises(SystemExit, match="expected one decoupled one"):
