@@ -18,12 +18,17 @@ from decnn_tvm.testing.split_execution import split_outputs, temporary_package
 
 WORKERS = (1, 2, 3, 4, 5, 8)
 DECOUPLED = tuple(name for name in zoo.MODELS if name != "shufflenet_v1")
-# ResNet-34 is made of ResNet-18's blocks, so its small version is left out.
+# ResNet-34 is made of ResNet-18's blocks, so its small version is slow work for little.
 SMALL = tuple(name for name in zoo.MODELS if name != "resnet34")
 
 
 # Every network at three workers, where no share comes out even, and other counts for one.
-_DENSE = [(name, 3) for name in SMALL] + [("resnet18", workers) for workers in (1, 8)]
+_DENSE = [
+    *[(name, 3) for name in SMALL],
+    *[("resnet18", workers) for workers in (1, 8)],
+    pytest.param("resnet18", 5, marks=pytest.mark.slow),
+    pytest.param("resnet34", 3, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("name", "workers"), _DENSE)

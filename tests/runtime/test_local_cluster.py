@@ -22,6 +22,7 @@ from decnn_tvm.runtime.cluster import Cluster
 from decnn_tvm.runtime.local_cluster import LocalCluster
 from decnn_tvm.runtime.policy import Policy
 from decnn_tvm.runtime.remote_worker import RemoteWorker
+from decnn_tvm.testing.boards import wait_until
 
 FORBIDDEN = ("tvm", "onnx", "onnxruntime", "xgboost", "torch")
 COMPILER = ("passes", "schedules", "lowering", "compiler", "frontend", "decoupling", "placement")
@@ -197,10 +198,7 @@ def freeze(pid: int) -> None:
     """Stop a process, and wait until its last thread has stopped."""
     os.kill(pid, signal.SIGSTOP)
     tasks = Path(f"/proc/{pid}/task")
-    deadline = time.monotonic() + 20
-    while any(" T " not in (task / "stat").read_text() for task in tasks.iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_until(lambda: all(" T " in (task / "stat").read_text() for task in tasks.iterdir()))
 
 
 def test_a_worker_that_stops_answering_is_named(hand_net) -> None:
